@@ -1,0 +1,3 @@
+"""earshot: speech recognition that fits a microcontroller."""
+
+SCHEMA_VERSION = 1

@@ -1,0 +1,377 @@
+"""Every configuration value of earshot: its type, unit, bounds and meaning.
+
+The YAML files under conf/ give values to these dataclasses. Hydra composes them; `typed` turns the composed tree into objects and checks
+the bounds, so that a wrong key, type or value is refused before any work is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from earshot.errors import ConfigError
+
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+SAMPLE_RATE_HZ = 16_000
+
+
+def bounded(default: Any, *, ge: float = -math.inf, gt: float = -math.inf, le: float = math.inf, lt: float = math.inf) -> Any:
+    """A number with bounds: `ge` <= value <= `le`, `gt` < value < `lt`."""
+    return field(default=default, metadata={"ge": ge, "gt": gt, "le": le, "lt": lt})
+
+
+def one_of(default: str, *options: str) -> Any:
+    """A word out of a closed set."""
+    return field(default=default, metadata={"options": options})
+
+
+@dataclass
+class Checked:
+    """Base of all groups: checks the bounds that the fields declare."""
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value, rule = getattr(self, f.name), f.metadata
+            if "options" in rule and value not in rule["options"]:
+                raise ConfigError(f"{type(self).__name__}.{f.name}={value!r}: choose one of {', '.join(rule['options'])}")
+            if "ge" in rule and value is not None:
+                low, high = f"{value} < {rule['ge']}", f"{value} > {rule['le']}"
+                broken = [
+                    text
+                    for bad, text in (
+                        (value < rule["ge"], f"must be at least {rule['ge']}"),
+                        (value <= rule["gt"], f"must be greater than {rule['gt']}"),
+                        (value > rule["le"], f"must be at most {rule['le']}"),
+                        (value >= rule["lt"], f"must be less than {rule['lt']}"),
+                    )
+                    if bad
+                ]
+                if broken:
+                    raise ConfigError(f"{type(self).__name__}.{f.name}={value}: {broken[0]}")
+
+
+# ---------------------------------------------------------------- corpus
+
+
+@dataclass
+class Corpus(Checked):
+    kind: str = one_of("synth", "synth", "librispeech")
+    on_bad: str = one_of("fail", "fail", "skip")  # what to do with an utterance that cannot be used; listed in bad.json either way
+    min_duration_s: float = bounded(0.3, ge=0.0)
+    max_duration_s: float = bounded(40.0, gt=0.0)
+
+
+@dataclass
+class Synth(Corpus):
+    """Commands and numbers spoken by espeak-ng, laid out as LibriSpeech is."""
+
+    kind: str = one_of("synth", "synth")
+    train_minutes: float = bounded(35.0, gt=0.0)
+    dev_minutes: float = bounded(3.0, gt=0.0)
+    test_minutes: float = bounded(6.0, gt=0.0)
+    train_voices: int = bounded(60, ge=1)
+    dev_voices: int = bounded(6, ge=1)
+    test_voices: int = bounded(8, ge=1)
+    seed: int = bounded(0, ge=0)
+    noise_snr_db: float | None = 25.0  # median signal-to-noise ratio of added noise; null for none
+    reverb_s: float | None = 0.15  # longest reverberation time (RT60) of the simulated rooms; null for none
+    jobs: int = bounded(2, ge=1)
+
+
+@dataclass
+class LibriSpeech(Corpus):
+    kind: str = one_of("librispeech", "librispeech")
+    root: str = MISSING  # folder that holds train-clean-5/, dev-clean/ ... (or is to hold them)
+    train_subsets: list[str] = MISSING
+    dev_subsets: list[str] = MISSING
+    test_subsets: list[str] = MISSING
+    download: bool = True  # fetch the subsets that root lacks
+    mirror: str = "https://www.openslr.org/resources"
+    jobs: int = bounded(2, ge=1)
+
+
+# ---------------------------------------------------------------- features, tokenizer
+
+
+@dataclass
+class Features(Checked):
+    """Log-mel front end; lengths in samples at SAMPLE_RATE_HZ."""
+
+    n_mels: int = bounded(80, ge=8, le=256)
+    win_length: int = bounded(400, ge=16)
+    hop_length: int = bounded(160, ge=16)
+    n_fft: int = bounded(512, ge=16)
+    f_min_hz: float = bounded(20.0, ge=0.0)
+    f_max_hz: float = bounded(7600.0, gt=0.0, le=SAMPLE_RATE_HZ / 2)
+    log_floor: float = bounded(1e-6, gt=0.0)  # mel energies below it are raised to it before the logarithm
+    shard_utterances: int = bounded(1000, ge=1)
+    jobs: int = bounded(2, ge=1)
+
+
+@dataclass
+class Tokenizer(Checked):
+    vocab_size: int = bounded(128, ge=8, le=8192)
+    model_type: str = one_of("unigram", "unigram", "bpe", "char")
+    character_coverage: float = bounded(1.0, gt=0.9, le=1.0)
+
+
+# ---------------------------------------------------------------- model, train
+
+
+@dataclass
+class Model(Checked):
+    """A Conformer encoder with a CTC output layer (Gulati et al., 2020)."""
+
+    dim: int = bounded(144, ge=8)
+    layers: int = bounded(16, ge=1)
+    heads: int = bounded(4, ge=1)
+    feed_forward_factor: int = bounded(4, ge=1)
+    conv_kernel: int = bounded(31, ge=3)
+    subsampling_channels: int = bounded(144, ge=1)
+    dropout: float = bounded(0.1, ge=0.0, lt=1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dim % self.heads:
+            raise ConfigError(f"Model.heads={self.heads} does not divide Model.dim={self.dim}")
+        if self.conv_kernel % 2 == 0:
+            raise ConfigError(f"Model.conv_kernel={self.conv_kernel}: must be odd, so that it is centred")
+
+
+@dataclass
+class Train(Checked):
+    epochs: int = bounded(160, ge=1)
+    batch_s: float = bounded(600.0, gt=0.0)  # seconds of audio in a batch, padding counted
+    buckets: int = bounded(10, ge=1)
+    lr: float = bounded(5e-4, gt=0.0)
+    weight_decay: float = bounded(1e-6, ge=0.0)
+    warmup_epochs: float = bounded(2.0, ge=0.0)
+    schedule: str = one_of("cosine", "cosine", "linear", "constant")
+    grad_clip: float = bounded(5.0, gt=0.0)
+    accumulate: int = bounded(1, ge=1)
+    precision: str = one_of("fp32", "fp32", "bf16")
+    accelerator: str = one_of("auto", "auto", "cpu", "gpu")
+    devices: int = bounded(1, ge=1)
+    strategy: str = one_of("auto", "auto", "ddp")
+    freq_masks: int = bounded(2, ge=0)
+    freq_mask_bins: int = bounded(27, ge=1)
+    time_masks: int = bounded(5, ge=0)
+    time_mask_fraction: float = bounded(0.05, ge=0.0, le=1.0)  # longest mask, as a part of the utterance
+    silence_p: float = bounded(0.5, ge=0.0, le=1.0)  # part of the batches whose padding is heard as silence, as a fixed window does
+    average_epochs: int = bounded(10, ge=1)  # weights are averaged over this many last epochs
+    patience_epochs: int | None = None  # stop when the dev loss has not fallen for so long; null: never
+    checkpoint_every_s: float = bounded(300.0, ge=0.0)
+    seed: int = bounded(0, ge=0)
+    data_workers: int = bounded(0, ge=0)
+    checkpoint: str | None = None  # a model directory whose weights training starts from
+
+
+# ---------------------------------------------------------------- quant, calib, window, target, decode
+
+
+@dataclass
+class Quant(Checked):
+    """How numbers are stored. `families` names the targets' families that can take the scheme."""
+
+    scheme: str = MISSING
+    quantize: bool = True
+    weight_bits: int = bounded(8, ge=4, le=8)
+    activation_bits: int = bounded(8, ge=8, le=16)
+    per_channel: bool = True
+    families: list[str] = field(default_factory=lambda: ["u85", "u55", "host"])
+    from_program: str | None = None  # a quantized .pt2 to start from: no calibration is done
+
+
+@dataclass
+class Calib(Checked):
+    utterances: int = bounded(64, ge=1)
+    sampling: str = one_of("random", "random", "longest")
+    observer: str = one_of("histogram", "histogram", "minmax")
+    seed: int = bounded(0, ge=0)
+
+
+@dataclass
+class Window(Checked):
+    """The fixed length of audio that an exported program takes, and how longer utterances are cut."""
+
+    seconds: float = bounded(10.0, gt=0.0, le=60.0)
+    overlap_s: float = bounded(2.0, ge=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overlap_s > self.seconds / 2:
+            raise ConfigError(f"Window.overlap_s={self.overlap_s}: must be at most half of Window.seconds={self.seconds}")
+
+
+@dataclass
+class Target(Checked):
+    name: str = MISSING
+    family: str = one_of("u85", "u85", "u55", "host")  # targets of a family share one quantized program
+    accelerator: str | None = None  # Vela's accelerator configuration, e.g. ethos-u85-256
+    system_config: str | None = None
+    memory_mode: str | None = None
+
+
+@dataclass
+class Decode(Checked):
+    method: str = one_of("greedy", "greedy")
+    blank_penalty: float = bounded(0.0, ge=0.0)  # subtracted from the blank's logit: fewer deletions, more insertions
+
+
+@dataclass
+class Evaluation(Checked):
+    integer_graph_utterances: int | None = bounded(None, ge=1)  # at most so many through the TOSA reference model (slow); null: all
+    timing_utterances: int = bounded(20, ge=1)
+    bootstrap: int = bounded(1000, ge=0)
+
+
+@dataclass
+class Tracking(Checked):
+    enabled: bool = True
+    uri: str = MISSING
+
+
+# ---------------------------------------------------------------- stages: one primary configuration each
+
+
+@dataclass
+class CorpusStage(Checked):
+    corpus: Any = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class FeaturesStage(Checked):
+    features: Features = field(default_factory=Features)
+    corpus_dir: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class TokenizerStage(Checked):
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    corpus_dir: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class TrainStage(Checked):
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    tracking: Tracking = field(default_factory=Tracking)
+    experiment_name: str = "earshot"
+    features_dir: str = MISSING
+    tokenizer_dir: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class QuantizeStage(Checked):
+    quant: Quant = field(default_factory=Quant)
+    calib: Calib = field(default_factory=Calib)
+    window: Window = field(default_factory=Window)
+    family: str = one_of("u85", "u85", "u55", "host")
+    model_dir: str = MISSING
+    corpus_dir: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class LowerStage(Checked):
+    target: Target = field(default_factory=Target)
+    program_dir: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class EvaluateStage(Checked):
+    """What is evaluated follows from what is given: a model directory, a program directory or a variant directory."""
+
+    decode: Decode = field(default_factory=Decode)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    window: Window = field(default_factory=Window)
+    kind: str = one_of("variant", "float", "program", "variant")
+    subject: str = MISSING  # the directory to evaluate
+    corpus_dir: str = MISSING
+    split: str = one_of("test", "train", "dev", "test")
+    out: str = MISSING
+
+
+@dataclass
+class TrackStage(Checked):
+    tracking: Tracking = field(default_factory=Tracking)
+    experiment_name: str = "earshot"
+    results: str = MISSING  # folder whose metrics.json files are logged
+    variants: list[str] = field(default_factory=list)  # metrics.json files; empty: all under results
+    out: str = MISSING
+
+
+@dataclass
+class TranscribeStage(Checked):
+    decode: Decode = field(default_factory=Decode)
+    program: str = MISSING  # model.pte (host), quantized.pt2 or model.safetensors that the workflow made
+    audio: Any = MISSING  # one path, or several: a.flac,b.wav or [a.flac,b.wav]
+
+
+@dataclass
+class Pipeline(Checked):
+    """All groups at once: what the Snakefile composes."""
+
+    experiment_name: str = MISSING
+    corpus: Any = MISSING
+    features: Features = field(default_factory=Features)
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    quant: Quant = field(default_factory=Quant)
+    calib: Calib = field(default_factory=Calib)
+    window: Window = field(default_factory=Window)
+    target: Target = field(default_factory=Target)
+    decode: Decode = field(default_factory=Decode)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    tracking: Tracking = field(default_factory=Tracking)
+    sweep: list[str] = field(default_factory=list)  # each in Hydra's multirun grammar; a variant for each point
+
+
+STAGES = {
+    "corpus": CorpusStage,
+    "features": FeaturesStage,
+    "tokenizer": TokenizerStage,
+    "train": TrainStage,
+    "quantize": QuantizeStage,
+    "lower": LowerStage,
+    "evaluate": EvaluateStage,
+    "track": TrackStage,
+    "transcribe": TranscribeStage,
+    "pipeline": Pipeline,
+}
+
+
+def register() -> None:
+    """Make the dataclasses known to Hydra, as group `schema`."""
+    store = ConfigStore.instance()
+    store.store(group="schema/corpus", name="synth", node=Synth)
+    store.store(group="schema/corpus", name="librispeech", node=LibriSpeech)
+    for name, node in STAGES.items():
+        store.store(group="schema", name=name, node=node, package="_global_")
+
+
+def typed(cfg: DictConfig) -> Any:
+    """The dataclass objects of a composed configuration, bounds checked.
+
+    Raises:
+        ConfigError: a value is missing, of the wrong type or out of bounds.
+    """
+    try:
+        return OmegaConf.to_object(cfg)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: no value given; add {error.full_key}=VALUE") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error)) from error

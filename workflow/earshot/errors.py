@@ -1,0 +1,21 @@
+"""Errors that a user can act on: the message names the file or value and the remedy; stages print it without a traceback."""
+
+
+class EarshotError(Exception):
+    """Base of all errors meant for the user."""
+
+
+class ConfigError(EarshotError):
+    """A configuration key, type, value or combination that cannot be used."""
+
+
+class DataError(EarshotError):
+    """Audio, transcripts, manifests or features that cannot be used."""
+
+
+class ArtifactError(EarshotError):
+    """A checkpoint, program or graph that is damaged or does not fit the rest."""
+
+
+class LoweringError(EarshotError):
+    """A program that the compiler of a target cannot take."""

@@ -42,7 +42,6 @@ class Checked:
             if "options" in rule and value not in rule["options"]:
                 raise ConfigError(f"{type(self).__name__}.{f.name}={value!r}: choose one of {', '.join(rule['options'])}")
             if "ge" in rule and value is not None:
-                low, high = f"{value} < {rule['ge']}", f"{value} > {rule['le']}"
                 broken = [
                     text
                     for bad, text in (
@@ -94,7 +93,16 @@ class LibriSpeech(Corpus):
     test_subsets: list[str] = MISSING
     download: bool = True  # fetch the subsets that root lacks
     mirror: str = "https://www.openslr.org/resources"
+    # Of a mirror's archives that are not the official ones: +corpus.checksums.SUBSET=sha256:HEX (or md5:HEX).
+    checksums: dict[str, str] = field(default_factory=dict)
     jobs: int = bounded(2, ge=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for subset, checksum in self.checksums.items():
+            algorithm, _, digest = checksum.partition(":")
+            if len(digest) != {"sha256": 64, "md5": 32}.get(algorithm):
+                raise ConfigError(f"LibriSpeech.checksums: {subset}: {checksum!r} is not sha256:HEX or md5:HEX")
 
 
 # ---------------------------------------------------------------- features, tokenizer
@@ -149,7 +157,7 @@ class Model(Checked):
 class Train(Checked):
     epochs: int = bounded(160, ge=1)
     batch_s: float = bounded(600.0, gt=0.0)  # seconds of audio in a batch, padding counted
-    buckets: int = bounded(10, ge=1)
+    buckets: int = bounded(10, ge=2)
     lr: float = bounded(5e-4, gt=0.0)
     weight_decay: float = bounded(1e-6, ge=0.0)
     warmup_epochs: float = bounded(2.0, ge=0.0)
@@ -165,9 +173,9 @@ class Train(Checked):
     time_masks: int = bounded(5, ge=0)
     time_mask_fraction: float = bounded(0.05, ge=0.0, le=1.0)  # longest mask, as a part of the utterance
     silence_p: float = bounded(0.5, ge=0.0, le=1.0)  # part of the batches whose padding is heard as silence, as a fixed window does
-    average_epochs: int = bounded(10, ge=1)  # weights are averaged over this many last epochs
+    silence_max_s: float = bounded(3.0, ge=0.0)  # longest silence that such a batch is lengthened by
+    ema_decay: float = bounded(0.999, ge=0.0, lt=1.0)  # the weights that are kept are an exponential moving average over the steps
     patience_epochs: int | None = None  # stop when the dev loss has not fallen for so long; null: never
-    checkpoint_every_s: float = bounded(300.0, ge=0.0)
     seed: int = bounded(0, ge=0)
     data_workers: int = bounded(0, ge=0)
     checkpoint: str | None = None  # a model directory whose weights training starts from
@@ -229,13 +237,19 @@ class Decode(Checked):
 class Evaluation(Checked):
     integer_graph_utterances: int | None = bounded(None, ge=1)  # at most so many through the TOSA reference model (slow); null: all
     timing_utterances: int = bounded(20, ge=1)
-    bootstrap: int = bounded(1000, ge=0)
+    bootstrap: int = bounded(1000, ge=0)  # draws of utterances for the confidence interval of the WER; 0: none
+    seed: int = bounded(0, ge=0)  # of those draws, and of the sample that the integer graph or the timing is given
+    jobs: int = bounded(1, ge=1)  # processes that recognize utterances; changes no result
 
 
 @dataclass
 class Tracking(Checked):
+    """MLflow as a sink: where it is, and what is kept there beside the figures."""
+
     enabled: bool = True
-    uri: str = MISSING
+    uri: str = MISSING  # sqlite:///FILE or http://HOST:PORT
+    log_pte: bool = False  # keep each variant's model.pte as an artifact
+    timeout_s: int = bounded(10, ge=1)  # longest wait for one answer of a server; MLFLOW_HTTP_REQUEST_TIMEOUT overrides it
 
 
 # ---------------------------------------------------------------- stages: one primary configuration each
@@ -305,19 +319,56 @@ class EvaluateStage(Checked):
 
 
 @dataclass
+class MetricsStage(Checked):
+    """One metrics.json of a variant out of its evaluations and its lowering.
+
+    `choices` and `config` are mappings, or paths of YAML or JSON files.
+    """
+
+    variant: str = MISSING  # MODEL/SCHEME/TARGET, the ids
+    corpus_id: str = MISSING
+    split: str = one_of("test", "train", "dev", "test")
+    choices: Any = MISSING  # group: choice
+    config: Any = MISSING  # group: resolved values
+    lower_json: str = MISSING
+    float_json: str | None = None
+    program_json: str | None = None
+    variant_json: str | None = None  # may be left out only where lowering failed
+    out: str = MISSING
+
+
+@dataclass
 class TrackStage(Checked):
     tracking: Tracking = field(default_factory=Tracking)
     experiment_name: str = "earshot"
-    results: str = MISSING  # folder whose metrics.json files are logged
-    variants: list[str] = field(default_factory=list)  # metrics.json files; empty: all under results
-    out: str = MISSING
+    results: str = MISSING  # folder whose metrics.json files are logged, with the training curves under train/
+    variants: list[str] = field(default_factory=list)  # metrics.json files, or .txt files that list them; empty: all under results
+    out: str | None = None  # JSON of what was logged
+
+
+@dataclass
+class ReportStage(Checked):
+    variants: list[str] = MISSING  # metrics.json files, or .txt files that list them, a path a line
+    title: str = "earshot"
+    out: str = MISSING  # folder
+
+
+@dataclass
+class VerdictStage(Checked):
+    """Fails when a variant of the table failed, after all rows were written."""
+
+    table: str = MISSING  # variants.csv of the report
+    out: str | None = None  # JSON that is written when no variant failed
 
 
 @dataclass
 class TranscribeStage(Checked):
     decode: Decode = field(default_factory=Decode)
-    program: str = MISSING  # model.pte (host), quantized.pt2 or model.safetensors that the workflow made
-    audio: Any = MISSING  # one path, or several: a.flac,b.wav or [a.flac,b.wav]
+    window: Window = field(
+        default_factory=Window
+    )  # its overlap for longer audio; its length for model.safetensors, as the others have their own
+    program: str = MISSING  # model.pte, quantized.pt2 or model.safetensors that the workflow made
+    audio: Any = field(default=MISSING, metadata={"text": True})  # one path, or several: a.flac,b.wav or [a.flac,b.wav]
 
 
 @dataclass
@@ -348,7 +399,10 @@ STAGES = {
     "quantize": QuantizeStage,
     "lower": LowerStage,
     "evaluate": EvaluateStage,
+    "metrics": MetricsStage,
     "track": TrackStage,
+    "report": ReportStage,
+    "verdict": VerdictStage,
     "transcribe": TranscribeStage,
     "pipeline": Pipeline,
 }

@@ -19,3 +19,7 @@ class ArtifactError(EarshotError):
 
 class LoweringError(EarshotError):
     """A program that the compiler of a target cannot take."""
+
+
+class TrackingError(EarshotError):
+    """An MLflow store that cannot be reached or used; what was to be logged still stands in the metrics.json files."""

@@ -38,6 +38,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    temporary.chmod(0o755)  # mkdtemp lets nobody else read
     try:
         yield temporary
         shutil.rmtree(path, ignore_errors=True)

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, get_type_hints
 
 import hydra
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from earshot import config
 from earshot.errors import EarshotError
 
 
+def text_keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """The keys of a configuration dataclass, and of the groups within it, whose value is a text such as a path."""
+    hints = get_type_hints(schema)
+    for f in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(hints[f.name]):
+            yield from text_keys(hints[f.name], f"{prefix}{f.name}.")
+        elif hints[f.name] in (str, str | None) or f.metadata.get("text"):
+            yield prefix + f.name
+
+
+def verbatim(schema: type, argument: str) -> str:
+    """A command-line argument `key=value`, quoted for Hydra where the value is a text.
+
+    Without it, Hydra's grammar takes a comma for a sweep and stumbles over `=`, parentheses and letters beyond ASCII. `null`, a list and
+    what the user has quoted are left to Hydra.
+    """
+    key, equals, value = argument.partition("=")
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if not equals or key not in text_keys(schema) or quoted or value.startswith("[") or value == "null":
+        return argument
+    return f"{key}={QuotedString(text=value, quote=Quote.double).with_quotes()}"
+
+
 def stage(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Make a command of a function that takes the typed configuration of stage `name`.
 
-    A failure that the user can act on ends in one line on stderr and exit status 1; a broken downstream of a pipe or Ctrl-C is no traceback either.
+    A failure that the user can act on ends in one line on stderr and exit status 1; a broken downstream of a pipe or Ctrl-C is no traceback
+    either.
     """
     config.register()
 
@@ -32,7 +58,15 @@ def stage(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
             except KeyboardInterrupt:
                 print(f"earshot {name}: interrupted; what was done so far is kept where the stage can resume", file=sys.stderr)
                 os._exit(130)
+            except BrokenPipeError:
+                os._exit(141)
 
-        return main
+        @functools.wraps(function)
+        def command() -> None:
+            if not {"-m", "--multirun"} & set(sys.argv):  # in a multirun, a comma is a sweep
+                sys.argv[1:] = [verbatim(config.STAGES[name], argument) for argument in sys.argv[1:]]
+            main()
+
+        return command
 
     return wrap

@@ -1,0 +1,116 @@
+"""From configuration to variants: every experiment composes, names are readable and unique, and mistakes are told before any work."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from earshot import config
+from earshot.errors import ConfigError
+from earshot.pipeline import GROUPS, hydra_value, variants
+
+EXPERIMENTS = sorted(path.stem for path in (config.CONF_DIR / "experiment").glob("*.yaml"))
+OPTIONS = sorted((group, path.stem) for group in GROUPS for path in (config.CONF_DIR / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_gives_variants(experiment):
+    found = variants({"experiment": experiment})
+    assert len(found) >= 1
+    assert len({v.id for v in found}) == len(found)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(group, option):
+    assert variants({group: option, "sweep": "quant=int8_pc" if group != "quant" else f"quant={option}", **_compatible(group, option)})
+
+
+def _compatible(group: str, option: str) -> dict[str, str]:
+    return {"target": "host"} if (group, option) == ("quant", "fp32") else {}
+
+
+def test_the_demo_is_four_schemes_on_two_targets():
+    ids = [v.id for v in variants({})]
+    assert "conformer_xs-synth/int8_pc-hist64-5s/u85_256" in ids
+    assert {id.split("/")[1].split("-")[0] for id in ids} == {"fp32", "int8_pc", "int8_pt", "a16w8"}
+    assert {id.split("/")[2] for id in ids} == {"u85_256", "host"}
+
+
+def test_a_sweep_is_in_hydra_s_grammar():
+    ids = [v.id for v in variants({"sweep": "quant=int8_pc,a16w8 target=glob(u55_*)"})]
+    assert len(ids) == 4
+    assert all("u55_" in id for id in ids)
+
+
+def test_an_override_is_in_the_name_of_what_it_changes():
+    (variant,) = variants({"overrides": "train.epochs=3 calib.seed=7", "sweep": "quant=int8_pc"})
+    assert variant.id == "conformer_xs-synth-quick+epochs=3/int8_pc-hist64+seed=7-5s/u85_256"
+    assert variant.corpus == "synth"
+
+
+def test_how_many_processes_work_is_in_no_name():
+    assert variants({"overrides": "corpus.jobs=7", "sweep": "quant=int8_pc"})[0].corpus == "synth"
+
+
+def test_a_float_program_is_not_named_by_its_calibration():
+    assert [v.id for v in variants({"target": "host", "sweep": "quant=fp32 calib=hist64,minmax64"})] == ["conformer_xs-synth/fp32-5s/host"]
+
+
+def test_the_words_for_a_stage_give_it_the_same_values():
+    root = '/data/it\'s = a "tree", [really]\\'
+    (variant,) = variants(
+        {
+            "experiment": "local_speech",
+            "overrides": [f"corpus.root={hydra_value(root)}", "corpus.train_subsets=[a,b]"],
+            "sweep": "quant=int8_pc",
+        }
+    )
+    words = shlex.split(variant.arguments(["corpus"]))
+    with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF_DIR)):
+        corpus = config.typed(compose("corpus", overrides=[*words, "out=x"])).corpus
+    assert corpus.root == root
+    assert corpus.train_subsets == ["a", "b"]
+
+
+def test_a_path_in_a_name_stays_one_component():
+    (variant,) = variants({"experiment": "local_speech", "overrides": "corpus.root=../some/where", "sweep": "quant=int8_pc"})
+    assert "/" not in variant.corpus
+    assert "where" in variant.corpus
+
+
+def test_another_root_by_the_environment_is_seen(monkeypatch):
+    before = variants({"experiment": "local_speech"})[0].settings(["corpus"])
+    monkeypatch.setenv("EARSHOT_SPEECH", "/elsewhere")
+    assert variants({"experiment": "local_speech"})[0].settings(["corpus"]) != before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"modle": "conformer_s"}, "unknown key"),
+        ({"model": "conformer_xl"}, "conformer_s"),
+        ({"experiment": "nope"}, "local_speech"),
+        ({"overrides": "train.epoch=3"}, "train.epoch"),
+        ({"overrides": "train.epochs=many"}, "many"),
+        ({"overrides": "train.epochs=0"}, "at least 1"),
+        ({"overrides": "corpus.on_bad=ignore"}, "fail, skip"),
+        ({"overrides": "window.overlap_s=4"}, "overlap_s"),
+        ({"sweep": "quant=a16w8 target=host"}, "u85_256"),
+        ({"sweep": "target=u99_1"}, "u85_256"),
+        ({"sweep": "decode.blank_penalty=0,1"}, "decode cannot be swept"),
+        ({"sweep": "quant=int8_pc,"}, "quant"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(settings, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        variants(settings)
+    assert "\n" not in str(error.value)
+
+
+def test_no_yaml_of_a_group_is_left_out():
+    """An option lies where Hydra finds it: a file in a folder that is no group would be dead."""
+    folders = {path.name for path in Path(config.CONF_DIR).iterdir() if path.is_dir()}
+    assert folders == {*GROUPS, "experiment"}

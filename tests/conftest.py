@@ -1,0 +1,19 @@
+"""What several tests need: a front end, and a small corpus of made-up audio."""
+
+from __future__ import annotations
+
+import os
+
+# Tests run beside each other and beside Snakemake's jobs: more threads than cores only make them wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from earshot.config import Features
+from earshot.features import FrontEnd
+
+
+@pytest.fixture(scope="session")
+def front_end() -> FrontEnd:
+    """A front end whose statistics are no round numbers."""
+    return FrontEnd(Features(), mean=[-6.0 - 0.01 * i for i in range(80)], std=[3.0 + 0.01 * i for i in range(80)])

@@ -1,0 +1,118 @@
+"""The Conformer: padding never changes a result, and its parts compute what the papers say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from earshot.config import Model
+from earshot.errors import ArtifactError, ConfigError
+from earshot.model import Conformer, checkpoint
+from earshot.model.attention import relative_positions, relative_shift
+from earshot.tokenizer import write_pieces
+
+TINY = Model(dim=16, layers=2, heads=2, conv_kernel=7, subsampling_channels=4)
+
+
+@pytest.fixture
+def model() -> Conformer:
+    torch.manual_seed(0)
+    model = Conformer(TINY, n_mels=80, outputs=9)
+    # Statistics as after a training: fresh ones (0 and 1) would hide a wrong order of the layers.
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("frames", [7, 8, 50, 51, 52, 53, 199])
+def test_padding_never_changes_a_result(model, frames):
+    x = torch.randn(3, 200, 80)
+    lengths = torch.tensor([200, frames, 120])
+    alone = model(x[1:2, :frames])
+    padded = model(x, lengths)
+    assert alone.shape[1] == model.output_lengths(frames)
+    torch.testing.assert_close(padded[1, : alone.shape[1]], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_padding_never_changes_training(model):
+    """In training mode too: batch statistics leave the padding out."""
+    model = Conformer(Model(dim=16, layers=1, heads=2, conv_kernel=7, subsampling_channels=4, dropout=0.0), 80, 9).train()
+    x, lengths = torch.randn(2, 100, 80), torch.tensor([100, 60])
+    longer = torch.cat([x, torch.full((2, 40, 80), 7.0)], dim=1)
+    first, second = model(x, lengths), model(longer, lengths)
+    valid = model.output_lengths(60)
+    torch.testing.assert_close(first[1, :valid], second[1, :valid], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(first[0], second[0, : first.shape[1]], atol=1e-5, rtol=1e-4)
+
+
+def test_subsampling_makes_249_frames_of_ten_seconds(model):
+    assert model(torch.randn(1, 1000, 80)).shape == (1, 249, 9)
+
+
+def test_relative_shift_puts_each_key_at_its_distance():
+    t = 5
+    scores = torch.randn(2, 3, t, 2 * t - 1)
+    shifted = relative_shift(scores)
+    for query in range(t):
+        for key in range(t):
+            distance = query - key  # column 0 is distance t - 1
+            torch.testing.assert_close(shifted[..., query, key], scores[..., query, t - 1 - distance])
+
+
+def test_positions_depend_on_the_distance_alone():
+    short, long = relative_positions(3, 16), relative_positions(10, 16)
+    torch.testing.assert_close(long[7:12], short)
+
+
+def test_a_window_s_copy_computes_the_same(model):
+    x = torch.randn(1, 120, 80)
+    model(torch.randn(1, 300, 80))  # a longer utterance before has grown the table of positions
+    window = model.for_window(120)
+    assert window.positions_rd.shape[0] == 2 * model.output_lengths(120) - 1
+    torch.testing.assert_close(window(x), model(x))
+
+
+def test_a_window_without_output_is_refused(model):
+    with pytest.raises(ConfigError, match="too short"):
+        model.for_window(4)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ConfigError, match="heads"):
+        Model(dim=30, heads=4)
+
+
+@pytest.fixture
+def model_dir(model, tmp_path, front_end):
+    front_end.save(tmp_path / "front_end.json")
+    write_pieces(tmp_path / "pieces", ["<blank>", "<unk>", *"▁ABCDEF"])
+    config = {"model": {k: getattr(TINY, k) for k in TINY.__dataclass_fields__}}
+    checkpoint.save(tmp_path / "model", model.state_dict(), config, tmp_path / "front_end.json", tmp_path / "pieces")
+    return tmp_path / "model"
+
+
+def test_a_checkpoint_gives_back_the_model(model, model_dir):
+    x = torch.randn(1, 60, 80)
+    torch.testing.assert_close(checkpoint.load(model_dir).model(x), model(x))
+
+
+def test_a_truncated_checkpoint_is_named(model_dir):
+    weights = model_dir / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ArtifactError, match=r"model\.safetensors.*damaged"):
+        checkpoint.load(model_dir)
+
+
+def test_a_foreign_tokenizer_is_refused(model_dir):
+    write_pieces(model_dir / "tokenizer.pieces", ["<blank>", "<unk>", *"▁ABCDEG"])
+    with pytest.raises(ArtifactError, match=r"tokenizer\.pieces"):
+        checkpoint.load(model_dir)
+
+
+def test_weights_of_another_model_are_named(model_dir):
+    other = Conformer(Model(dim=24, layers=2, heads=2, conv_kernel=7, subsampling_channels=4), 80, 9)
+    weights, _ = checkpoint.read_weights(model_dir / "model.safetensors")
+    with pytest.raises(ArtifactError, match=r"another model.*expected \(24"):
+        checkpoint.load_weights(other, weights, model_dir)

@@ -1,0 +1,105 @@
+"""The report: every variant in it, in order, hostile text harmless; and the verdict."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from variants_on_disk import MODEL, VARIANTS, content, run_stage, write_results, write_variant
+
+from earshot import report, report_html, report_plots
+
+HOSTILE = '<script>alert("x")</script> & | `$\\alpha$`\nsecond line'
+
+
+class Page(html.parser.HTMLParser):
+    """Counts tags and gathers text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def stage_run(tmp_path_factory):
+    """The report of six variants and a failed one, made by the stage from a list in a file."""
+    results = tmp_path_factory.mktemp("results")
+    paths = [*write_results(results), write_variant(results, "int8_pc-hist64-5s+calib.n=8", "u55_128", 0.3, reason=HOSTILE)]
+    (results / "files.txt").write_text("".join(f"{path}\n" for path in paths))
+    done = run_stage("report", f"variants=[{results}/files.txt]", f"out={results}/report", "title=demo")
+    assert done.returncode == 0, done.stderr
+    return results / "report", done.stdout
+
+
+def test_table_is_sorted_and_complete(stage_run):
+    folder, printed = stage_run
+    table = report.read_csv(folder / "variants.csv")
+    rates = [float(row["wer"]) for row in table[:-1]]
+    assert rates == sorted(wer for *_, wer in VARIANTS)
+    assert table[-1]["status"] == "failed" and table[-1]["wer"] == "" and table[-1]["reason"] == "lowering: " + HOSTILE
+    assert table[-1]["wer_quantized"] == "0.299", "what is known of a failed variant is kept"
+    assert all(f"{MODEL}/{scheme}/{target}" in printed for scheme, target, _ in VARIANTS) and "u55_128 (failed)" in printed
+    assert (folder / "variants.md").read_text() == printed
+
+
+def test_page_holds_all_variants_and_runs_nothing(stage_run):
+    folder, _ = stage_run
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert "script" not in page.tags and page.tags.count("svg") == 3
+    assert all(row["variant"] in page.text for row in report.read_csv(folder / "variants.csv"))
+    assert "</script> & | `$\\alpha$`" in page.text, "the reason reads as it was written"
+    assert "http" not in text.replace("http://www.w3.org/", ""), "nothing is fetched from elsewhere"
+    assert len(text) < 1_500_000
+
+
+def test_plots_are_svg_and_the_same_again(stage_run):
+    folder, _ = stage_run
+    for name in report_html.CAPTIONS:
+        root = ElementTree.fromstring((folder / f"{name}.svg").read_text())
+        assert root.tag.endswith("svg")
+    done = report.rows([content(*variant) for variant in VARIANTS])
+    texts = ["".join(ElementTree.fromstring(report_plots.svg(report_plots.wer_by_form(done), "x")).itertext()) for _ in range(2)]
+    assert texts[0] == texts[1] and all(scheme in texts[0] for scheme, *_ in VARIANTS)
+
+
+def test_only_failures_and_hostile_names(tmp_path):
+    bad = content("int8_pc", "u85_256", 0.1, reason=HOSTILE, model="<b>$x$&")
+    for key in ("accuracy", "window_s"):
+        bad.pop(key)
+    table = report.rows([bad])
+    plots = {name: report_plots.svg(figure, name) for name, figure in report_plots.all_plots(table).items()}
+    assert all("no variant has these figures" in text for text in plots.values())
+    page = Page(report_html.page("<i>title</i>", table, plots))
+    assert not {"script", "b", "i"} & set(page.tags) and "<b>$x$&" in page.text
+    hostile = report.rows([content("int8_pc", target, 0.1, model="<b>$x$&") for target in ("host", "u85_256")])
+    assert all(ElementTree.fromstring(report_plots.svg(figure, name)) for name, figure in report_plots.all_plots(hostile).items())
+    assert report.markdown(table).count("\n") == 4, "a reason of two lines stays in one"
+
+
+def test_many_variants_stay_a_small_page():
+    table = report.rows([content(f"int8_pc-n{i}", ("host", "u85_256")[i % 2], 0.1 + i / 2000) for i in range(600)])
+    plots = {name: report_plots.svg(figure, name) for name, figure in report_plots.all_plots(table).items()}
+    assert len(report_html.page("many", table, plots).encode()) < 1_500_000
+
+
+def test_verdict_names_failures(stage_run, tmp_path):
+    folder, _ = stage_run
+    failed = run_stage("verdict", f"table={folder}/variants.csv", f"out={tmp_path}/verdict.json")
+    assert failed.returncode == 1 and not (tmp_path / "verdict.json").exists()
+    assert "1 of 7 variants" in failed.stderr and "int8_pc-hist64-5s+calib.n=8/u55_128 (failed): lowering: <script>" in failed.stderr
+    with (folder / "variants.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["status"] == "ok"]
+    report.write_csv(tmp_path / "good.csv", rows)
+    passed = run_stage("verdict", f"table={tmp_path}/good.csv", f"out={tmp_path}/verdict.json")
+    assert passed.returncode == 0 and (tmp_path / "verdict.json").exists() and "all 6 variants" in passed.stdout

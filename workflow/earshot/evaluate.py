@@ -1,0 +1,240 @@
+"""Accuracy of a model, program or variant on a split of a corpus: utterances stream through, only their texts are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import hashlib
+import heapq
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from earshot import metrics, recognizers, windows
+from earshot.config import EvaluateStage
+from earshot.corpus.manifest import load_cuts, read_audio
+from earshot.errors import ConfigError, DataError
+from earshot.files import atomic, read_json, write_json
+from earshot.recognizers import Form
+
+COLUMNS = ["id", "duration_s", "reference", "hypothesis", "words", "substitutions", "deletions", "insertions"]
+AHEAD = 4  # utterances handed out per process before the first is waited for
+
+
+@dataclass(frozen=True)
+class Utterance:
+    id: str
+    duration_s: float
+    audio: str
+    reference: str
+
+
+def evaluate(cfg: EvaluateStage) -> None:
+    """Write the JSON `cfg.out` and the table of its utterances.
+
+    A variant that could not be lowered is a result too: its JSON has status failed and the reason.
+
+    Raises:
+        ConfigError: the window is not the one that the program was made for.
+        ArtifactError: the subject is absent or damaged.
+        DataError: the split has no utterance or no word.
+    """
+    started = time.monotonic()
+    head = {"kind": cfg.kind, "subject": cfg.subject, "split": cfg.split}
+    if cfg.kind == "variant":
+        lowered = read_json(Path(cfg.subject) / "lower.json")
+        if lowered["status"] != "ok":
+            write_table(cfg.out, [], {})
+            write_json(cfg.out, {"status": lowered["status"], "reason": lowered.get("reason", ""), **head})
+            return
+    forms = open_forms(cfg)
+    chosen, total = choose(cfg, forms)
+    host = {}
+    if forms[0].name == "host_pte":
+        from earshot import timing  # imports the runtime, which the other kinds do without
+
+        host = {"host": timing.host_times(cfg.subject, cfg.window, sample(chosen, cfg.evaluation.timing_utterances, cfg.evaluation.seed))}
+    rows = recognize(cfg, forms, chosen)
+    reference = rows[forms[0].name]
+    if not sum(row.words for row in reference):
+        raise DataError(f"{manifest(cfg)}: {len(reference)} utterances without a single word; check the transcripts of the corpus")
+    samples, seed = cfg.evaluation.bootstrap, cfg.evaluation.seed
+    accuracy = {name: metrics.accuracy(of_form, samples, seed) for name, of_form in rows.items()}
+    if "float_full" in rows:
+        difference = metrics.wer_difference(rows["float"], rows["float_full"], samples, seed)
+        accuracy["float"] |= {f"{key}_to_full": value for key, value in difference.items()}
+    write_table(cfg.out, reference, {name: of_form for name, of_form in rows.items() if name != forms[0].name})
+    write_json(
+        cfg.out,
+        {
+            "status": "ok",
+            **head,
+            "accuracy": accuracy,
+            **host,
+            "window_s": cfg.window.seconds,
+            "split_utterances": total,
+            "seconds": round(time.monotonic() - started, 3),
+            "peak_rss_mib": peak_rss_mib(),
+        },
+    )
+
+
+def open_forms(cfg: EvaluateStage) -> list[Form]:
+    """The forms of the subject that are evaluated, the first being what the table shows."""
+    if cfg.kind == "float":
+        return recognizers.open_model(cfg.subject, cfg.window)
+    if cfg.kind == "program":
+        name, program = "quantized", recognizers.load_program(cfg.subject)
+    else:
+        name = "host_pte" if recognizers.is_host(cfg.subject) else "integer_graph"
+        program = recognizers.load_variant(cfg.subject)
+    frames = windows.frames_of(cfg.window, program.front_end)
+    if frames != program.window_frames:
+        made = program.window_frames * cfg.window.seconds / frames
+        raise ConfigError(f"window.seconds={cfg.window.seconds}: {cfg.subject} takes windows of {made:g} s; choose that window")
+    return [recognizers.windowed(name, program, cfg.window.overlap_s, cfg.subject)]
+
+
+# ---------------------------------------------------------------- utterances
+
+
+def manifest(cfg: EvaluateStage) -> Path:
+    return Path(cfg.corpus_dir) / f"{cfg.split}.cuts.jsonl.gz"
+
+
+def utterances(path: Path) -> Iterator[Utterance]:
+    """The utterances of a manifest, one after the other."""
+    for cut in load_cuts(path):
+        yield Utterance(cut.id, cut.duration, cut.recording.sources[0].source, cut.supervisions[0].text)
+
+
+def choose(cfg: EvaluateStage, forms: list[Form]) -> tuple[Iterable[Utterance], int]:
+    """The utterances to evaluate, and how many the split has; all but for the slow integer graph, which may be given a sample.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    path = manifest(cfg)
+    with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path) as lines:
+        total = sum(1 for line in lines if line.strip())
+        if not total:
+            raise DataError(f"{path}: no utterances; choose another split or give the corpus some for it")
+    load_cuts(path)  # tells what is wrong with a file that could not be read
+    limit = cfg.evaluation.integer_graph_utterances if forms[0].name == "integer_graph" else None
+    every = Stream(path, total)
+    return (every if limit is None or limit >= total else sample(every, limit, cfg.evaluation.seed)), total
+
+
+class Stream:
+    """The utterances of a manifest, read anew in each pass; its length is known."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        self.path, self.length = path, length
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return utterances(self.path)
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def sample(chosen: Iterable[Utterance], count: int, seed: int) -> list[Utterance]:
+    """`count` utterances that depend on their ids and the seed alone: the same for every variant, whatever the order of the manifest."""
+    return heapq.nsmallest(count, chosen, key=lambda utterance: hashlib.sha256(f"{seed} {utterance.id}".encode()).digest())
+
+
+# ---------------------------------------------------------------- recognition
+
+
+def recognize(cfg: EvaluateStage, forms: list[Form], chosen: Iterable[Utterance]) -> dict[str, list[metrics.Row]]:
+    """What each form makes of each utterance."""
+    rows: dict[str, list[metrics.Row]] = {form.name: [] for form in forms}
+    results = in_processes(cfg, chosen) if cfg.evaluation.jobs > 1 else ((item, hypotheses(cfg, forms, item)) for item in chosen)
+    for item, words in tqdm(results, total=len(chosen), desc=f"evaluate {forms[0].name}", unit="utt", disable=None):
+        for form, hypothesis in zip(forms, words, strict=True):
+            rows[form.name].append(metrics.compare(item.id, item.duration_s, item.reference, hypothesis))
+    return rows
+
+
+def hypotheses(cfg: EvaluateStage, forms: list[Form], item: Utterance) -> list[str]:
+    """The words that each form recognizes in an utterance."""
+    features = forms[0].front_end(read_audio(item.audio))
+    return [form.words(features, cfg.decode) for form in forms]
+
+
+def in_processes(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> Iterator[tuple[Utterance, list[str]]]:
+    """Utterances and their hypotheses, in order, recognized by `evaluation.jobs` processes that each open the subject."""
+    pool = ProcessPoolExecutor(cfg.evaluation.jobs, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(cfg,))
+    waiting: deque = deque()
+    try:
+        _start(pool)
+        for item in chosen:
+            waiting.append((item, pool.submit(_work, item)))
+            if len(waiting) > AHEAD * cfg.evaluation.jobs:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(pool: ProcessPoolExecutor) -> None:
+    """Start the processes, which the first submission does; they inherit that Ctrl-C is ignored: it is for the parent alone."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        pool.submit(int)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+_process: dict[str, Any] = {}
+
+
+def _begin(cfg: EvaluateStage) -> None:
+    """Set up a worker process: it ends with its parent, even if that is killed."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // cfg.evaluation.jobs))
+    _process.update(cfg=cfg, forms=open_forms(cfg))
+
+
+def _work(item: Utterance) -> list[str]:
+    return hypotheses(_process["cfg"], _process["forms"], item)
+
+
+# ---------------------------------------------------------------- results
+
+
+def table_path(out: str | Path) -> Path:
+    """The table beside the JSON `out`."""
+    return Path(out).with_suffix(".utterances.csv")
+
+
+def write_table(out: str | Path, rows: list[metrics.Row], others: dict[str, list[metrics.Row]]) -> None:
+    """Write a line per utterance, the worst first; `others` are further forms, whose hypotheses are shown beside."""
+    order = sorted(range(len(rows)), key=lambda i: (-rows[i].errors, rows[i].words, rows[i].id))
+    with atomic(table_path(out)) as temporary, temporary.open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(COLUMNS + [f"hypothesis_{name}" for name in others])
+        for i in order:
+            table.writerow([getattr(rows[i], column) for column in COLUMNS] + [of_form[i].hypothesis for of_form in others.values()])
+
+
+def peak_rss_mib() -> float:
+    """The largest resident memory so far of this process or of one of its children, whichever is larger."""
+    return round(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024, 1)

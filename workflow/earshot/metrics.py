@@ -1,0 +1,104 @@
+"""Word and character error rates, and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jiwer
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Row:
+    """One utterance: what was said, what was recognized, and the fewest edits between the two."""
+
+    id: str
+    duration_s: float
+    reference: str
+    hypothesis: str
+    hits: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    characters: int  # of the reference, spaces counted
+    character_errors: int
+
+    @property
+    def words(self) -> int:
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+
+def compare(id: str, duration_s: float, reference: str, hypothesis: str) -> Row:
+    """Align a hypothesis with its reference; either may be empty."""
+    words = jiwer.process_words(reference, hypothesis)
+    characters = jiwer.process_characters(reference, hypothesis)
+    return Row(
+        id,
+        duration_s,
+        reference,
+        hypothesis,
+        words.hits,
+        words.substitutions,
+        words.deletions,
+        words.insertions,
+        characters.hits + characters.substitutions + characters.deletions,
+        characters.substitutions + characters.deletions + characters.insertions,
+    )
+
+
+def accuracy(rows: Sequence[Row], samples: int, seed: int) -> dict:
+    """The accuracy of a corpus: rates as fractions of all reference words (or characters), counts, and the 95% interval of the WER.
+
+    The interval is left out where `samples` is 0. There must be at least one reference word.
+    """
+    errors, words = _counts(rows)
+    characters = sum(row.characters for row in rows)
+    interval = {"wer_ci95": percentiles(_resample(errors, words, samples, seed))} if samples else {}
+    return {
+        "wer": int(errors.sum()) / int(words.sum()),
+        "cer": sum(row.character_errors for row in rows) / characters,
+        "hits": sum(row.hits for row in rows),
+        "substitutions": sum(row.substitutions for row in rows),
+        "deletions": sum(row.deletions for row in rows),
+        "insertions": sum(row.insertions for row in rows),
+        "words": int(words.sum()),
+        "utterances": len(rows),
+        **interval,
+    }
+
+
+def wer_difference(rows: Sequence[Row], others: Sequence[Row], samples: int, seed: int) -> dict:
+    """WER of `rows` minus WER of `others`, two systems over the same utterances in the same order, with its 95% interval.
+
+    Both are resampled by the same draws of utterances (Bisani and Ney, Bootstrap estimates for confidence intervals in ASR performance
+    evaluation, ICASSP 2004): what makes an utterance hard for both does not widen the interval. It is left out where `samples` is 0.
+    """
+    errors, words = _counts(rows)
+    other_errors, other_words = _counts(others)
+    difference = {"wer_difference": float(errors.sum() / words.sum() - other_errors.sum() / other_words.sum())}
+    if samples:
+        difference["wer_difference_ci95"] = percentiles(_resample(errors - other_errors, words, samples, seed))
+    return difference
+
+
+def percentiles(values: np.ndarray) -> list[float]:
+    """The interval that leaves out 2.5% of the values on either side."""
+    return [float(value) for value in np.percentile(values, [2.5, 97.5])]
+
+
+def _counts(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([row.errors for row in rows]), np.array([row.words for row in rows])
+
+
+def _resample(errors: np.ndarray, words: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """The ratio errors / words over `samples` draws of as many utterances, with replacement; draws without a word are left out."""
+    generator = np.random.default_rng(seed)
+    drawn = (generator.integers(len(words), size=len(words)) for _ in range(samples))
+    sums = np.array([(errors[index].sum(), words[index].sum()) for index in drawn])
+    sums = sums[sums[:, 1] > 0]
+    return sums[:, 0] / sums[:, 1]

@@ -1,0 +1,62 @@
+"""Multi-head self-attention with relative positions (Dai et al., 2019, Transformer-XL, section 3.3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+def relative_positions(frames: int, dim: int) -> torch.Tensor:
+    """Sinusoids [2 * frames - 1, dim] of the distances frames - 1, ..., 0, ..., 1 - frames (query minus key)."""
+    distance = torch.arange(frames - 1, -frames, -1.0)
+    frequency = torch.exp(torch.arange(0, dim, 2.0) * (-math.log(10_000.0) / dim))
+    angle = distance[:, None] * frequency
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :dim]
+
+
+def relative_shift(scores_bhtr: torch.Tensor) -> torch.Tensor:
+    """Scores by distance [B, H, T, 2T - 1] to scores by key [B, H, T, T].
+
+    Row i holds the distances T-1 ... 1-T; its key j lies at distance i - j, thus at column T - 1 - i + j. One column of padding makes each
+    row of the flat memory start one element later than the row above, which is this shift:
+
+        . a b c d e          row 0 keeps c d e
+        . f g h i j    ->    row 1 keeps g h i
+        . k l m n o          row 2 keeps k l m
+    """
+    b, h, t, r = scores_bhtr.shape
+    padded = nn.functional.pad(scores_bhtr, (1, 0))
+    return padded.reshape(b, h, r + 1, t)[:, :, 1:].reshape(b, h, t, r)[..., :t]
+
+
+class RelativeAttention(nn.Module):
+    """Self-attention over [B, T, D]; `u` and `v` are the learnt biases of content and position."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, 1 / math.sqrt(dim // heads)
+        self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.position = nn.Linear(dim, dim, bias=False)
+        self.u = nn.Parameter(torch.empty(heads, 1, dim // heads))
+        self.v = nn.Parameter(torch.empty(heads, 1, dim // heads))
+        nn.init.xavier_uniform_(self.u)
+        nn.init.xavier_uniform_(self.v)
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(dim, dim)
+
+    def _split(self, x_btd: torch.Tensor) -> torch.Tensor:
+        return x_btd.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, D / H]
+
+    def forward(self, x_btd: torch.Tensor, positions_rd: torch.Tensor, valid_bt: torch.Tensor | None) -> torch.Tensor:
+        """`positions_rd`: what `relative_positions(T, D)` gives; `valid_bt`: False where a frame is padding."""
+        q, k, v = self._split(self.query(x_btd)), self._split(self.key(x_btd)), self._split(self.value(x_btd))
+        p = self._split(self.position(positions_rd).unsqueeze(0))
+        content = torch.matmul(q + self.u, k.transpose(-1, -2))
+        position = relative_shift(torch.matmul(q + self.v, p.transpose(-1, -2)))
+        scores_bhtt = (content + position) * self.scale
+        if valid_bt is not None:
+            scores_bhtt = scores_bhtt.masked_fill(~valid_bt[:, None, None, :], -torch.inf)
+        weights = self.dropout(torch.softmax(scores_bhtt, dim=-1))
+        return self.out(torch.matmul(weights, v).transpose(1, 2).flatten(2))

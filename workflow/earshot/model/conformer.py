@@ -1,0 +1,151 @@
+"""The Conformer encoder with a CTC output layer (Gulati et al., 2020, https://arxiv.org/abs/2005.08100)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from earshot.config import Model
+from earshot.errors import ConfigError
+from earshot.model.attention import RelativeAttention, relative_positions
+from earshot.model.subsampling import ConvSubsampling, output_frames
+
+
+class FeedForward(nn.Module):
+    """Macaron half: normalise, widen, Swish, narrow (figure 4)."""
+
+    def __init__(self, dim: int, factor: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.widen = nn.Linear(dim, dim * factor)
+        self.narrow = nn.Linear(dim * factor, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_btd: torch.Tensor) -> torch.Tensor:
+        hidden = self.dropout(nn.functional.silu(self.widen(self.norm(x_btd))))
+        return self.dropout(self.narrow(hidden))
+
+
+class SelfAttention(nn.Module):
+    """Normalise, then attend with relative positions (figure 3)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.attention = RelativeAttention(dim, heads, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_btd: torch.Tensor, positions_rd: torch.Tensor, valid_bt: torch.Tensor | None) -> torch.Tensor:
+        return self.dropout(self.attention(self.norm(x_btd), positions_rd, valid_bt))
+
+
+class ValidBatchNorm(nn.BatchNorm1d):
+    """BatchNorm over [B, D, T] whose batch statistics leave padding out."""
+
+    def forward(self, x_bdt: torch.Tensor, valid_bt: torch.Tensor | None) -> torch.Tensor:
+        if valid_bt is None or not self.training:
+            return super().forward(x_bdt)
+        x_btd = x_bdt.transpose(1, 2)
+        normalised = torch.zeros_like(x_btd)
+        normalised[valid_bt] = super().forward(x_btd[valid_bt]).to(x_btd.dtype)
+        return normalised.transpose(1, 2)
+
+
+class Convolution(nn.Module):
+    """Normalise, pointwise with GLU, depthwise, BatchNorm, Swish, pointwise (figure 2).
+
+    The pointwise convolutions are linear layers: the same arithmetic, and no transposition between them and their neighbours.
+    """
+
+    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.pointwise_in = nn.Linear(dim, 2 * dim)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.batch_norm = ValidBatchNorm(dim)
+        self.pointwise_out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_btd: torch.Tensor, valid_bt: torch.Tensor | None) -> torch.Tensor:
+        x_btd = nn.functional.glu(self.pointwise_in(self.norm(x_btd)), dim=-1)
+        if valid_bt is not None:
+            x_btd = x_btd * valid_bt[..., None]  # the kernel reaches into the padding: make it what the end of an utterance is, zero
+        x_bdt = nn.functional.silu(self.batch_norm(self.depthwise(x_btd.transpose(1, 2)), valid_bt))
+        return self.dropout(self.pointwise_out(x_bdt.transpose(1, 2)))
+
+
+class ConformerBlock(nn.Module):
+    """Half a feed-forward, attention, convolution, half a feed-forward, normalise (equation 1)."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.feed_forward1 = FeedForward(config.dim, config.feed_forward_factor, config.dropout)
+        self.self_attention = SelfAttention(config.dim, config.heads, config.dropout)
+        self.convolution = Convolution(config.dim, config.conv_kernel, config.dropout)
+        self.feed_forward2 = FeedForward(config.dim, config.feed_forward_factor, config.dropout)
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, x_btd: torch.Tensor, positions_rd: torch.Tensor, valid_bt: torch.Tensor | None) -> torch.Tensor:
+        x_btd = x_btd + 0.5 * self.feed_forward1(x_btd)
+        x_btd = x_btd + self.self_attention(x_btd, positions_rd, valid_bt)
+        x_btd = x_btd + self.convolution(x_btd, valid_bt)
+        x_btd = x_btd + 0.5 * self.feed_forward2(x_btd)
+        return self.norm(x_btd)
+
+
+class Conformer(nn.Module):
+    """Normalised log-mel features [B, T, n_mels] to CTC logits [B, T', outputs].
+
+    `lengths_b` holds the valid frames of each utterance of a padded batch; padding then never changes the result of a valid frame. Without
+    it every frame is valid: that is the form that is exported for a fixed window.
+    """
+
+    def __init__(self, config: Model, n_mels: int, outputs: int) -> None:
+        super().__init__()
+        self.subsampling = ConvSubsampling(n_mels, config.subsampling_channels, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(ConformerBlock(config) for _ in range(config.layers))
+        self.output = nn.Linear(config.dim, outputs)
+        # Derived from the shapes alone and grown for a longer utterance: a plain attribute, no part of a checkpoint or of averaged weights.
+        self.positions_rd = relative_positions(1, config.dim)
+
+    @staticmethod
+    def output_lengths(frames):
+        """Valid output frames of `frames` input frames (an int or a tensor)."""
+        return output_frames(frames)
+
+    def forward(self, x_btf: torch.Tensor, lengths_b: torch.Tensor | None = None) -> torch.Tensor:
+        x_btd = self.dropout(self.subsampling(x_btf))
+        frames = x_btd.shape[1]
+        valid_bt = None
+        if lengths_b is not None:
+            valid_bt = torch.arange(frames, device=x_btd.device) < self.output_lengths(lengths_b)[:, None]
+        positions_rd = self._positions(frames, x_btd.device)
+        for block in self.blocks:
+            x_btd = block(x_btd, positions_rd, valid_bt)
+        return self.output(x_btd)
+
+    def _positions(self, frames: int, device: torch.device) -> torch.Tensor:
+        longest, dim = (self.positions_rd.shape[0] + 1) // 2, self.positions_rd.shape[1]
+        if frames == longest and device == self.positions_rd.device:
+            return self.positions_rd
+        if frames > longest or device != self.positions_rd.device:
+            longest = max(longest, frames)
+            self.positions_rd = relative_positions(longest, dim).to(device)
+        return self.positions_rd[longest - frames : longest + frames - 1]
+
+    def for_window(self, frames: int) -> Conformer:
+        """A copy for inference whose constants fit a window of exactly `frames` input frames: what is exported.
+
+        Raises:
+            ConfigError: the window gives no output frame.
+        """
+        outputs = self.output_lengths(frames)
+        if outputs < 1:
+            raise ConfigError(f"a window of {frames} frames is too short: the subsampling leaves no output frame; lengthen window.seconds")
+        model = copy.deepcopy(self).eval().requires_grad_(False)
+        del model.positions_rd
+        model.register_buffer("positions_rd", relative_positions(outputs, self.positions_rd.shape[1]), persistent=False)
+        return model

@@ -1,0 +1,218 @@
+"""From a configuration to variants: what is to be built, under which names, and with which words each stage is called.
+
+Only Hydra is needed here, no torch: Snakemake imports this module whenever it reads the workflow.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from earshot.config import CONF_DIR, Pipeline, register, typed
+from earshot.errors import ConfigError
+
+GROUPS = ("corpus", "features", "tokenizer", "model", "train", "quant", "calib", "window", "target", "decode", "evaluation", "tracking")
+# They say how fast or from where, not what comes out: no part of a name, and no reason to build again.
+NEUTRAL_KEYS = {"jobs", "data_workers", "mirror", "download"}
+LONGEST_VALUE = 24
+# What the paths under results/ are made of: the wildcards of the rules.
+NAMES = ("corpus", "features", "tokenizer", "model", "scheme", "window", "family", "target")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One point of the sweep: the names of what it is built from. Equal names mean the same thing."""
+
+    corpus: str
+    features: str
+    tokenizer: str
+    model: str
+    scheme: str
+    window: str
+    family: str
+    target: str
+    choices: Mapping[str, str]
+    config: Mapping[str, Any]
+    differences: Mapping[str, Mapping[str, Any]]  # by group: what was overridden beyond the choice
+
+    @property
+    def id(self) -> str:
+        return f"{self.model}/{self.scheme}/{self.target}"
+
+    @property
+    def named_groups(self) -> list[str]:
+        """The groups that decide what comes out: a float program is not calibrated."""
+        return [group for group in GROUPS if group != "calib" or self.config["quant"]["quantize"]]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The components of the paths under results/, by wildcard."""
+        return {name: getattr(self, name) for name in NAMES}
+
+    def arguments(self, groups: Iterable[str]) -> str:
+        """The words, quoted for the shell, that give a stage these groups of the configuration."""
+        words = [f"{group}={self.choices[group]}" for group in groups]
+        words += [f"{group}.{key}={hydra_value(value)}" for group in groups for key, value in self.differences[group].items()]
+        return shlex.join(words)
+
+    def settings(self, groups: Iterable[str]) -> dict[str, Any]:
+        """The resolved values of these groups that decide what comes out: when they change, what was built with them is built again."""
+        return {group: {k: v for k, v in self.config[group].items() if k not in NEUTRAL_KEYS} for group in groups}
+
+
+def variants(settings: Mapping[str, Any]) -> list[Variant]:
+    """The variants that `snakemake --config` asks for, in the order of the sweep.
+
+    `settings` may hold `experiment`, any group (`model=conformer_s`), `sweep` (text in Hydra's multirun grammar) and `overrides` (words such
+    as `train.epochs=3`, for keys with dots, which Snakemake's own --config does not take).
+
+    Raises:
+        ConfigError: an unknown key, choice or type, a scheme that a target cannot take, or two points of one name.
+    """
+    register()
+    base = base_overrides(settings)
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+            sweeps = [settings["sweep"]] if settings.get("sweep") else compose("pipeline", overrides=base).sweep
+            found = [_variant([*base, *point]) for text in sweeps or [""] for point in points(text)]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_readable(error)) from error
+    by_id: dict[str, Variant] = {}
+    for variant in found:
+        other = by_id.setdefault(variant.id, variant)
+        differing = [group for group in variant.named_groups if other.config[group] != variant.config[group]]
+        if differing:
+            raise ConfigError(
+                f"sweep: two points are both named {variant.id}; {', '.join(differing)} cannot be swept, run them one after the other"
+            )
+    return list(by_id.values())
+
+
+def base_overrides(settings: Mapping[str, Any]) -> list[str]:
+    """`--config` entries as Hydra overrides."""
+    words = []
+    for key, value in settings.items():
+        if key in (*GROUPS, "experiment"):
+            words.append(f"{key}={value}")
+        elif key == "overrides":
+            words.extend(shlex.split(value) if isinstance(value, str) else value)
+        elif key != "sweep":
+            known = ", ".join(("experiment", "sweep", "overrides", *GROUPS))
+            raise ConfigError(f"--config {key}={value}: unknown key; use one of {known} (dotted keys: --config overrides='train.epochs=3')")
+    return words
+
+
+def points(text: str) -> list[list[str]]:
+    """The points of a sweep in Hydra's multirun grammar: `quant=int8_pc,a16w8 target=glob(u85_*)` gives one list of overrides for each."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    try:
+        parsed = parser.parse_overrides(shlex.split(text))
+    except (HydraException, ValueError) as error:
+        raise ConfigError(f"sweep={text!r}: not in the grammar KEY=VALUE,VALUE KEY=VALUE ...: {_readable(error)}") from error
+    return [list(point) for point in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
+
+
+def _variant(overrides: list[str]) -> Variant:
+    cfg = compose("pipeline", overrides=overrides, return_hydra_config=True)
+    choices = {group: cfg.hydra.runtime.choices[group] for group in GROUPS}
+    OmegaConf.set_readonly(cfg, False)
+    OmegaConf.set_struct(cfg, False)
+    del cfg["hydra"]
+    config: Pipeline = typed(cfg)
+    if config.target.family not in config.quant.families:
+        possible = ", ".join(targets_of(config.quant.families))
+        raise ConfigError(f"quant={choices['quant']} cannot be lowered to target={choices['target']}; targets that can take it: {possible}")
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    chosen = _as_chosen(tuple(choices.items()))
+    differences = {group: _difference(chosen[group], resolved[group]) for group in GROUPS}
+    names = {group: choices[group] + _suffix(differences[group]) for group in GROUPS}
+    defaults = _default_choices()
+    model = "-".join([names["model"], names["corpus"], *(names[g] for g in ("features", "tokenizer", "train") if names[g] != defaults[g])])
+    scheme = "-".join([names["quant"], *([names["calib"]] if config.quant.quantize else []), names["window"]])
+    return Variant(
+        corpus=names["corpus"],
+        features=names["features"],
+        tokenizer=f"{names['tokenizer']}-{names['corpus']}",
+        model=model,
+        scheme=scheme,
+        window=names["window"],
+        family=config.target.family,
+        target=names["target"],
+        choices=choices,
+        config={group: resolved[group] for group in (*GROUPS, "experiment_name")},
+        differences=differences,
+    )
+
+
+def targets_of(families: Iterable[str]) -> list[str]:
+    """The targets whose family is one of `families`."""
+    loader = GlobalHydra.instance().config_loader()
+    names = loader.get_group_options("target")
+    return [name for name in names if compose("lower", overrides=[f"target={name}"]).target.family in set(families)]
+
+
+@functools.cache
+def _as_chosen(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """The groups as their files give them, nothing overridden."""
+    cfg = compose("pipeline", overrides=["~experiment", "+experiment_name=''", *(f"{group}={choice}" for group, choice in choices)])
+    return {group: OmegaConf.to_container(cfg[group], resolve=True) for group in GROUPS}
+
+
+@functools.cache
+def _default_choices() -> dict[str, str]:
+    cfg = compose("pipeline", overrides=["~experiment"], return_hydra_config=True)
+    return {group: cfg.hydra.runtime.choices[group] for group in GROUPS}
+
+
+def _difference(chosen: Mapping[str, Any], actual: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in actual.items() if chosen.get(key) != value}
+
+
+def _suffix(difference: Mapping[str, Any]) -> str:
+    """`+key=value` for each override that changes what is built; a value that does not read well in a path is shortened to a digest."""
+    return "".join(f"+{key}={_slug(value)}" for key, value in sorted(difference.items()) if key not in NEUTRAL_KEYS)
+
+
+def _slug(value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if re.fullmatch(rf"[\w.,-]{{1,{LONGEST_VALUE}}}", text) and text.strip("."):
+        return text
+    tail = re.sub(r"[^\w.-]+", "_", text.rstrip("/").rsplit("/", 1)[-1])[-LONGEST_VALUE:]
+    return f"{tail}~{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def hydra_value(value: Any) -> str:
+    """A value in Hydra's override grammar, quoted where it must be."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(hydra_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}: {hydra_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, str):
+        escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'")
+        return f"'{escaped}'"
+    return str(value)
+
+
+def _readable(error: Exception) -> str:
+    """Hydra's message and its cause in one line, without the lists of search paths and the advice that does not fit here."""
+    texts = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
+    lines = [line.strip() for text in texts for line in text.split("Config search path:")[0].splitlines()]
+    unfit = ("HYDRA_FULL_ERROR", "To append to your config", "object_type=", "reference_type=")
+    return "; ".join(line.rstrip(".:") for line in lines if line and not any(word in line for word in unfit))

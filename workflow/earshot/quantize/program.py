@@ -1,0 +1,176 @@
+"""Programs: a network exported for a window, quantized, saved, and run by PyTorch as the quantizer left it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import Quantizer
+
+from earshot.errors import ArtifactError
+from earshot.features import FrontEnd
+from earshot.files import atomic, read_json
+from earshot.model import Conformer
+from earshot.model.subsampling import output_frames
+from earshot.quantize.tracing import lean_tracing
+from earshot.tokenizer import read_pieces
+
+PROGRAM, REPORT, FRONT_END, PIECES = "quantized.pt2", "quantize.json", "front_end.json", "tokenizer.pieces"
+EXPORT_TOLERANCE = 1e-4  # largest difference of a logit between the network and its exported program
+QUANTIZE_OPS = ("quantize_per_tensor", "dequantize_per_tensor")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the notices of the export machinery, which name nothing that a user could change."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def export(model: Conformer, window_frames: int, n_mels: int) -> ExportedProgram:
+    """The float program of a network for a window: x [1, window_frames, n_mels] to logits [1, T', V].
+
+    Raises:
+        ArtifactError: the exported program does not compute what the network computes.
+        ConfigError: the window leaves no output frame.
+    """
+    fitted = model.for_window(window_frames)
+    x = torch.randn(1, window_frames, n_mels, generator=torch.Generator().manual_seed(0))
+    with _quiet():
+        exported = torch.export.export(fitted, (x,), strict=True)
+    with torch.no_grad():
+        error = (exported.module(check_guards=False)(x) - model.eval()(x)).abs().max().item()
+    if not error <= EXPORT_TOLERANCE:
+        raise ArtifactError(f"exported program: differs from the network by {error:.2g} (at most {EXPORT_TOLERANCE:g} is allowed); report this with the model")
+    return exported
+
+
+def quantize(exported: ExportedProgram, quantizer: Quantizer, inputs: Iterable[torch.Tensor]) -> torch.fx.GraphModule:
+    """The converted program: observers placed by `quantizer`, run over `inputs` [1, window_frames, n_mels], turned into quantize and dequantize nodes."""
+    with _quiet(), lean_tracing():
+        prepared = prepare_pt2e(exported.module(check_guards=False), quantizer)
+    with torch.no_grad():
+        for x in inputs:
+            prepared(x)
+    with _quiet(), lean_tracing():
+        return convert_pt2e(prepared)
+
+
+def reexport(converted: torch.fx.GraphModule, window_frames: int, n_mels: int) -> ExportedProgram:
+    """A converted graph as a program that can be saved and lowered."""
+    with _quiet(), lean_tracing():
+        return torch.export.export(converted, (torch.zeros(1, window_frames, n_mels),), strict=True)
+
+
+def save(exported: ExportedProgram, path: str | Path) -> None:
+    """Write a program to `path` (.pt2), and check that what is read back computes the same, bit by bit.
+
+    Raises:
+        ArtifactError: it does not.
+    """
+    shape = input_shape(exported, path)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with atomic(path) as temporary:
+        with _quiet():
+            torch.export.save(exported, temporary)
+        with torch.no_grad():
+            wanted, found = exported.module(check_guards=False)(x), read(temporary).module(check_guards=False)(x)
+        if not torch.equal(wanted, found):
+            raise ArtifactError(f"{path}: the saved program computes something else than the one in memory; report this with the model")
+
+
+def read(path: str | Path) -> ExportedProgram:
+    """Read a torch.export archive.
+
+    Raises:
+        ArtifactError: absent, damaged or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; run the quantize step, or correct the path")
+    try:
+        with _quiet():
+            return torch.export.load(path)
+    except Exception as error:  # whatever the archive and tensor readers find wrong with the bytes
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ArtifactError(f"{path}: damaged or no torch.export program ({reason}); delete it and run the step that makes it again") from error
+
+
+def _shapes(nodes: dict[str, torch.fx.Node], names: Iterable[str], path: str | Path, what: str) -> torch.Size:
+    values = [nodes[name].meta["val"] for name in names]
+    if len(values) != 1 or not isinstance(values[0], torch.Tensor) or values[0].dim() != 3 or values[0].dtype != torch.float32:
+        found = ", ".join(f"{getattr(v, 'dtype', type(v).__name__)} {list(getattr(v, 'shape', []))}" for v in values)
+        raise ArtifactError(f"{path}: {what} is {found or 'missing'}, expected one float32 tensor of three dimensions; give a program of this workflow")
+    return values[0].shape
+
+
+def input_shape(exported: ExportedProgram, path: str | Path) -> torch.Size:
+    """[1, window_frames, n_mels] of a program; `path` is for the message of the ArtifactError where it has other inputs."""
+    nodes = {node.name: node for node in exported.graph.nodes}
+    return _shapes(nodes, exported.graph_signature.user_inputs, path, "input")
+
+
+def output_shape(exported: ExportedProgram, path: str | Path) -> torch.Size:
+    """[1, T', V] of a program; `path` is for the message of the ArtifactError where it has other outputs."""
+    nodes = {node.name: node for node in exported.graph.nodes}
+    return _shapes(nodes, exported.graph_signature.user_outputs, path, "output")
+
+
+def is_quantized(exported: ExportedProgram) -> bool:
+    """Whether a program holds quantize nodes."""
+    return any(kind in str(node.target) for node in exported.graph.nodes for kind in QUANTIZE_OPS)
+
+
+def check_fits(exported: ExportedProgram, path: str | Path, window_frames: int, n_mels: int, outputs: int, quantized: bool) -> None:
+    """Refuse a program made for another window, front end, tokenizer or scheme.
+
+    Raises:
+        ArtifactError: it names what differs.
+    """
+    found, wanted = list(input_shape(exported, path)), [1, window_frames, n_mels]
+    if found != wanted:
+        raise ArtifactError(f"{path}: takes {found}, but window and front end give {wanted}; set window.seconds to what the program was made for")
+    found, wanted = list(output_shape(exported, path)), [1, output_frames(window_frames), outputs]
+    if found != wanted:
+        raise ArtifactError(f"{path}: gives {found}, but window and tokenizer.pieces ask for {wanted}; give the model that the program was made of")
+    if is_quantized(exported) != quantized:
+        kind = "quantized" if not quantized else "float"
+        raise ArtifactError(f"{path}: a {kind} program, but the scheme asks for the other; choose another quant or another program")
+
+
+class Program:
+    """A saved program, run by PyTorch: features [window_frames, n_mels] to logits [T', V]."""
+
+    def __init__(self, program_dir: str | Path) -> None:
+        program_dir = Path(program_dir)
+        report = read_json(program_dir / REPORT)
+        self.front_end, self.pieces = FrontEnd.load(program_dir / FRONT_END), read_pieces(program_dir / PIECES)
+        self.window_frames = int(report["window_frames"])
+        exported = read(program_dir / PROGRAM)
+        check_fits(exported, program_dir / PROGRAM, self.window_frames, self.front_end.n_mels, len(self.pieces), report["quantize"])
+        self._module = exported.module(check_guards=False)
+
+    @torch.no_grad()
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        return self._module(features[None])[0]
+
+
+def load(program_dir: str | Path) -> Program:
+    """Read a program directory.
+
+    Raises:
+        ArtifactError: a file is absent or damaged, or they do not fit together.
+    """
+    return Program(program_dir)

@@ -1,0 +1,116 @@
+"""Doing only the work that counts while programs are traced, rewritten and lowered.
+
+ExecuTorch's passes run a program of some thousand nodes a hundred times over. Most of that time goes to bookkeeping that no result depends on;
+within `lean_tracing` it is left out. What is lowered is the same to the byte (tests/unit/test_lower.py compares).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch._library import utils as library_utils
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
+from torch.fx.graph import _PyTreeCodeGen
+from torch.fx.traceback import NodeSource
+
+_recompile = GraphModule.recompile
+_is_builtin = library_utils.is_builtin
+_COMPILED = ("_code", "_lineno_map", "_prologue_start")  # what recompile leaves in a module besides `forward`
+_PURE_NAMESPACES = ("tosa", "quantized_decomposed")  # operators whose output's shape and type follow from their arguments alone
+
+
+@contextlib.contextmanager
+def lean_tracing() -> Iterator[None]:
+    """Make the passes within the block quick.
+
+    - The provenance of a node (which node of which earlier graph it came from) is never changed, so copies of it are shared.
+    - A graph module's Python code is generated when it is asked for, not after each pass: the passes interpret the graph.
+    - Shapes and types of the TOSA and quantization operators are remembered as those of PyTorch's own operators are.
+    - The garbage collector looks through the many live objects less often.
+    """
+    with contextlib.ExitStack() as stack:
+        for change in (_shared_provenance, _late_code, _remembered_shapes, _rare_collections):
+            stack.enter_context(change())
+        yield
+
+
+@contextlib.contextmanager
+def _shared_provenance() -> Iterator[None]:
+    NodeSource.__deepcopy__ = lambda self, memo: self
+    try:
+        yield
+    finally:
+        del NodeSource.__deepcopy__
+
+
+class _Late:
+    """An attribute that `recompile` sets: generates the code when it is first read."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: GraphModule | None, owner: type) -> Any:
+        if module is None:
+            return self
+        _recompile(module)
+        return module.__dict__[self.name]
+
+
+def _mark_for_recompile(self: GraphModule) -> None:
+    if isinstance(self._graph._codegen, _PyTreeCodeGen):
+        self._in_spec = self._graph._codegen.pytree_info.in_spec
+        self._out_spec = self._graph._codegen.pytree_info.out_spec
+    for name in _COMPILED:
+        self.__dict__.pop(name, None)
+    type(self).forward = _late_forward
+
+
+def _late_forward(self: GraphModule, *args: Any, **kwargs: Any) -> Any:
+    _recompile(self)
+    return self.forward(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _late_code() -> Iterator[None]:
+    # The descriptors stay: a module made within the block may be asked for its code after it.
+    for name in _COMPILED:
+        setattr(GraphModule, name, _Late(name))
+    GraphModule.recompile = _mark_for_recompile
+    try:
+        yield
+    finally:
+        GraphModule.recompile = _recompile
+
+
+def _builtin_or_pure(op: torch._ops.OpOverload) -> bool:
+    return _is_builtin(op) or op.namespace in _PURE_NAMESPACES
+
+
+@contextlib.contextmanager
+def _remembered_shapes() -> Iterator[None]:
+    # Checks of a TOSA operator depend on the target's operator set: nothing is remembered from one lowering to the next.
+    FakeTensorMode.cache_clear()
+    library_utils.is_builtin = _builtin_or_pure
+    try:
+        yield
+    finally:
+        library_utils.is_builtin = _is_builtin
+        FakeTensorMode.cache_clear()
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()

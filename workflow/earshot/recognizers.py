@@ -1,0 +1,109 @@
+"""Everything that can be asked for the words of an utterance: a checkpoint, a quantized program, an integer graph, a host program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from earshot import windows
+from earshot.config import Decode, Window
+from earshot.decode import decode
+from earshot.errors import ArtifactError
+from earshot.features import FrontEnd
+from earshot.files import read_json
+from earshot.model import checkpoint
+from earshot.model.subsampling import output_frames
+
+
+class Program(Protocol):
+    """What runs one window: features [window_frames, n_mels] to logits [T', V]."""
+
+    window_frames: int
+    front_end: FrontEnd
+    pieces: list[str]
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor: ...
+
+
+@dataclass
+class Form:
+    """One form of a model: features [T, n_mels] of an utterance of any length to its logits [output_frames(T), V]."""
+
+    name: str  # the key of its accuracy in metrics.json
+    logits: Callable[[torch.Tensor], torch.Tensor]
+    front_end: FrontEnd
+    pieces: list[str]
+
+    def words(self, features: torch.Tensor, config: Decode) -> str:
+        return decode(self.logits(features), self.pieces, config)
+
+
+class FloatProgram:
+    """A checkpoint that is run on windows of a fixed length, as an exported program is."""
+
+    def __init__(self, recognizer: checkpoint.Recognizer, window_frames: int) -> None:
+        self.window_frames, self.front_end, self.pieces = window_frames, recognizer.front_end, recognizer.pieces
+        self._model = recognizer.model
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        return whole(self._model, features)
+
+
+@torch.inference_mode()
+def whole(model: torch.nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """Logits of an utterance in one piece; [0, 1] where it is too short for a single output."""
+    return model(features[None])[0] if output_frames(len(features)) > 0 else torch.zeros(0, 1)
+
+
+def windowed(name: str, program: Program, overlap_s: float, source: str | Path, progress: bool = False) -> Form:
+    """A program of one window as a form for utterances of any length; `progress` shows a bar over the windows of a long one.
+
+    Raises (when it is run):
+        ArtifactError: the program's logits do not fit its window or its pieces.
+    """
+    layout, silence = windows.layout(program.window_frames, overlap_s, program.front_end), program.front_end.silence()
+    expected = (layout.outputs, len(program.pieces))
+
+    def checked(features: torch.Tensor) -> torch.Tensor:
+        logits = program(features)
+        if tuple(logits.shape) != expected:
+            found, wanted = tuple(logits.shape), "its window and tokenizer.pieces ask for"
+            raise ArtifactError(f"{source}: gives logits {found}, but {wanted} {expected}; run the step that made it again")
+        return logits
+
+    return Form(name, lambda features: windows.run(checked, features, layout, silence, progress), program.front_end, program.pieces)
+
+
+def open_model(model_dir: str | Path, window: Window) -> list[Form]:
+    """The float model over windows, and over whole utterances."""
+    recognizer = checkpoint.load(model_dir)
+    program = FloatProgram(recognizer, windows.frames_of(window, recognizer.front_end))
+    full = Form("float_full", lambda features: whole(recognizer.model, features), recognizer.front_end, recognizer.pieces)
+    return [windowed("float", program, window.overlap_s, model_dir), full]
+
+
+def load_program(program_dir: str | Path) -> Program:
+    """The quantized program, run by PyTorch."""
+    from earshot.quantize import program
+
+    return program.load(program_dir)
+
+
+def is_host(variant_dir: str | Path) -> bool:
+    """Whether a variant runs in the ExecuTorch runtime on this machine; the others are for an NPU and run here as integer graphs."""
+    return read_json(Path(variant_dir) / "lower.json").get("target") == "host"
+
+
+def load_variant(variant_dir: str | Path) -> Program:
+    """The program of a variant that this machine can run: the host's .pte, or the integer graph that was compiled for the NPU."""
+    if is_host(variant_dir):
+        from earshot.lower.xnnpack import HostProgram
+
+        return HostProgram(variant_dir)
+    from earshot.lower.tosa import IntegerGraph
+
+    return IntegerGraph(variant_dir)

@@ -1,0 +1,172 @@
+"""The plots of the report, as SVG: word error rates by form of the model, and against latency and memory."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from earshot.report import Row
+
+INK, RULE = "#1f2328", "#9aa0a6"  # text, and lines that only guide
+# Okabe and Ito's, and three of Tol's: told apart by all eyes.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#882255", "#44aa99", "#8877cc")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+FORMS = (("float", "wer_float", "#9aa0a6"), ("quantized", "wer_quantized", "#56b4e9"), ("on the device", "wer", "#0072b2"))
+WIDTH_IN, LINE_IN, CHARACTER_IN = 8.2, 0.19, 0.078  # of a figure, of a line of text, of a character in it
+MOST_LEGEND = 24  # entries of a legend
+MOST_BARS = 40  # variants in the plot of the forms: the best ones
+
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: it takes the page's font, and can be searched
+    "text.parse_math": False,  # a name with $ is a name
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.size": 9.5,
+    "axes.facecolor": "none",
+    "axes.edgecolor": RULE,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": RULE,
+    "grid.alpha": 0.35,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+}
+
+
+def all_plots(table: Sequence[Row]) -> dict[str, Figure]:
+    """The plots by the names of their files."""
+    done = [one for one in table if one["status"] != "failed"]
+    with matplotlib.rc_context(STYLE):
+        return {"wer_by_form": wer_by_form(done), "wer_latency": wer_latency(done), "wer_memory": wer_memory(done)}
+
+
+def svg(figure: Figure, name: str, *, background: str = "white") -> str:
+    """The plot as SVG text, the same for the same table; `name` keeps the ids of several plots on one page apart."""
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", facecolor=background, metadata={"Date": None, "Creator": None})
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", stream.getvalue(), flags=re.DOTALL)
+    return text[text.index("<svg") :]
+
+
+def wer_by_form(table: Sequence[Row]) -> Figure:
+    """Bars of the WER of each form of the model, a group per variant, with the 95% interval of what runs on the device."""
+    shown = [one for one in table if any(key in one for _, key, _ in FORMS)][:MOST_BARS]
+    figure = Figure(figsize=(WIDTH_IN, 1.1 + 0.52 * max(len(shown), 2)), layout="constrained")
+    axes = figure.subplots()
+    if not shown:
+        return _empty(figure, axes)
+    height, names = 0.26, _short_names(shown)
+    for rank, (label, key, colour) in enumerate(FORMS):
+        having = [(at, one) for at, one in enumerate(shown) if key in one]
+        places, values = [at + (rank - 1) * height for at, _ in having], [100 * one[key] for _, one in having]
+        axes.barh(places, values, height * 0.9, color=colour, label=label)
+        for (_, one), place, value in zip(having, places, values, strict=True):
+            end = 100 * one.get("wer_ci95_high", one[key]) if key == "wer" else value
+            axes.annotate(f"{value:.1f}", (end, place), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
+            if key == "wer" and "wer_ci95_low" in one:
+                axes.plot([100 * one["wer_ci95_low"], end], [place, place], color=INK, linewidth=1.1, solid_capstyle="butt")
+    axes.set_yticks(range(len(shown)), [names[one["variant"]] for one in shown])
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("word error rate, % (line: 95% interval)")
+    figure.legend(loc="outside upper left", ncols=3, handlelength=1.2)
+    return figure
+
+
+def wer_latency(table: Sequence[Row]) -> Figure:
+    """WER against the latency of one window: Ethos-U and host apart, since one is estimated and the other measured."""
+    panels = (
+        ("npu_latency_ms", "Ethos-U, Vela's estimate", "latency of a window, ms"),
+        ("host_latency_ms_p50", "host, one thread, measured", "median latency of a window, ms"),
+    )
+    having = [(title, label, [(one[key], one) for one in table if key in one and "wer" in one]) for key, title, label in panels]
+    return _scatter([panel for panel in having if panel[2]])
+
+
+def wer_memory(table: Sequence[Row]) -> Figure:
+    """WER against SRAM and flash together, of the Ethos-U targets."""
+    points = [(one["sram_kib"] + one["flash_kib"], one) for one in table if {"sram_kib", "flash_kib", "wer"} <= one.keys()]
+    return _scatter([("Ethos-U, Vela's report", "SRAM + flash, KiB", points)] if points else [])
+
+
+def _scatter(panels: list[tuple[str, str, list[tuple[float, Row]]]]) -> Figure:
+    """WER against a quantity, a panel each; colour is the scheme, shape the target; a line joins what nothing beats in both."""
+    figure = Figure(figsize=(WIDTH_IN, 3.8), layout="constrained")
+    if not panels:
+        return _empty(figure, figure.subplots())
+    every = [one for *_, points in panels for _, one in points]
+    names = _short_names(every)
+    group_of = {one["variant"]: names[one["variant"]].rpartition("/")[0] for one in every}
+    groups = list(dict.fromkeys(group_of.values()))
+    targets = sorted({one["target"] for one in every})
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(groups)}
+    shapes = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(targets)}
+    for axes, (title, label, points) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
+        front = _front(points)
+        axes.plot([x for x, _ in front], [100 * one["wer"] for _, one in front], color=RULE, linewidth=1, drawstyle="steps-post", zorder=1)
+        for x, one in points:
+            y, colour = 100 * one["wer"], colours[group_of[one["variant"]]]
+            if "wer_ci95_low" in one:
+                axes.plot(
+                    [x, x], [100 * one["wer_ci95_low"], 100 * one["wer_ci95_high"]], color=colour, alpha=0.45, linewidth=1.2, zorder=2
+                )
+            axes.plot(x, y, shapes[one["target"]], color=colour, markersize=7, markeredgecolor="white", markeredgewidth=0.7, zorder=3)
+        if len({x for x, _ in points}) > 1 and max(x for x, _ in points) > 8 * min(x for x, _ in points) > 0:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        else:
+            axes.margins(x=0.15)
+            axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.grid(True)
+        axes.set_axisbelow(True)
+        axes.set_xlabel(label)
+        axes.set_title(title, loc="left", fontsize="medium")
+    figure.axes[0].set_ylabel("word error rate, %")
+    handles = [Line2D([], [], linestyle="", marker="o", color=colours[name], label=name) for name in groups]
+    handles += [Line2D([], [], linestyle="", marker=shapes[name], color=RULE, label=name) for name in targets]
+    handles = handles[:MOST_LEGEND]
+    columns = max(1, int(WIDTH_IN / (CHARACTER_IN * (max(len(handle.get_label()) for handle in handles) + 5))))
+    figure.set_figheight(3.8 + LINE_IN * math.ceil(len(handles) / columns))
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, handletextpad=0.3)
+    return figure
+
+
+def _short_names(table: Sequence[Row]) -> dict[str, str]:
+    """A name for each variant: without the model where there is but one."""
+    several = len({one["model"] for one in table}) > 1
+    return {one["variant"]: (f"{one['model']}/" if several else "") + f"{one['scheme']}/{one['target']}" for one in table}
+
+
+def _front(points: list[tuple[float, Row]]) -> list[tuple[float, Row]]:
+    """The points that no other one beats in both, from the smallest x on."""
+    best: list[tuple[float, Row]] = []
+    for x, one in sorted(points, key=lambda point: (point[0], point[1]["wer"])):
+        if not best or one["wer"] < best[-1][1]["wer"]:
+            best.append((x, one))
+    return best
+
+
+def _empty(figure: Figure, axes: Axes) -> Figure:
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, "no variant has these figures", ha="center", va="center", color=INK, transform=axes.transAxes)
+    return figure

@@ -1,0 +1,57 @@
+"""Which package files a stage depends on, and their digest: an edit re-runs the rules that it concerns and no others.
+
+Snakemake sees a rule's command, not the imports of the Python that it starts.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+NAME = PACKAGE.name
+# They say what a value may be and how an error reads, not what is computed; the values themselves are parameters of the rules.
+NEUTRAL = {"config", "errors", "stages"}
+
+
+def module_file(module: str) -> Path | None:
+    """The file of a dotted module of this package, None for what is no module of it."""
+    path = PACKAGE.parent / module.replace(".", "/")
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+
+@functools.cache
+def imports(module: str) -> frozenset[str]:
+    """The modules of this package that `module` imports, wherever in its file the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(module_file(module).read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(name for name in found if name.split(".")[0] == NAME and module_file(name))
+
+
+@functools.cache
+def modules(stage: str) -> tuple[str, ...]:
+    """All modules of this package that a stage reaches, itself included."""
+    todo, seen = [f"{NAME}.stages.{stage}"], set()
+    while todo:
+        module = todo.pop()
+        if module in seen or module.removeprefix(f"{NAME}.") in NEUTRAL:
+            continue
+        seen.add(module)
+        todo.extend(imports(module))
+    return tuple(sorted(seen))
+
+
+@functools.cache
+def source_digest(stage: str) -> str:
+    """A short digest of the source of all modules that a stage reaches."""
+    digest = hashlib.sha256()
+    for module in modules(stage):
+        digest.update(module.encode() + b"\0" + module_file(module).read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

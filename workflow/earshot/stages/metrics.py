@@ -1,0 +1,50 @@
+"""`python -m earshot.stages.metrics`: one metrics.json of a variant out of its evaluations and its lowering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from earshot import SCHEMA_VERSION, variant_metrics
+from earshot.config import MetricsStage
+from earshot.errors import ConfigError
+from earshot.files import read_json, write_json
+from earshot.stages import stage
+
+
+@stage("metrics")
+def main(cfg: MetricsStage) -> None:
+    ids = cfg.variant.split("/")
+    if len(ids) != 3 or not all(ids):
+        raise ConfigError(f"variant={cfg.variant}: give the three ids, variant=MODEL/SCHEME/TARGET")
+    lowering = read_json(cfg.lower_json)
+    sources = {"float": cfg.float_json, "program": cfg.program_json, "variant": cfg.variant_json}
+    if cfg.variant_json is None and lowering.get("status") == "ok":
+        raise ConfigError(f"variant_json: {cfg.lower_json} was lowered, so its accuracy is wanted; add variant_json=FILE")
+    evaluations = {name: read_json(path) for name, path in sources.items() if path is not None}
+    content = variant_metrics.merge(
+        {"model": ids[0], "variant": cfg.variant, "target": ids[2], "corpus": cfg.corpus_id, "split": cfg.split},
+        lowering,
+        evaluations,
+        choices=_mapping(cfg.choices, "choices"),
+        config=_mapping(cfg.config, "config"),
+    )
+    variant_metrics.validate({"schema_version": SCHEMA_VERSION, **content}, cfg.out)
+    write_json(cfg.out, content)
+
+
+def _mapping(value: Any, key: str) -> dict[str, Any]:
+    """`value`, or where it is a path, the content of that YAML or JSON file."""
+    if isinstance(value, str):
+        try:
+            value = OmegaConf.to_container(OmegaConf.load(value), resolve=True)
+        except Exception as error:
+            raise ConfigError(f"{key}={value}: cannot be read as a YAML or JSON file ({error})") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key}={value!r}: give a mapping, {key}={{quant: int8_pc}}, or the path of a YAML or JSON file")
+    return value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Quantize a trained model for a family of targets: model directory to program directory."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from earshot import windows
+from earshot.config import SAMPLE_RATE_HZ, QuantizeStage, Window
+from earshot.errors import ArtifactError, ConfigError
+from earshot.features import FrontEnd
+from earshot.files import sha256, write_json
+from earshot.model import checkpoint
+from earshot.quantize import calibrate, program, schemes
+from earshot.stages import stage
+
+SHORTEST_WINDOW_S = 0.5  # no word is shorter together with the frames that the network looks at around it
+
+
+def window_frames(window: Window, front_end: FrontEnd) -> int:
+    """Input frames of the program.
+
+    Raises:
+        ConfigError: no speech fits into the window.
+    """
+    frames = windows.frames_of(window, front_end)
+    if window.seconds < SHORTEST_WINDOW_S:
+        raise ConfigError(f"window.seconds={window.seconds:g}: too short for any speech; give at least {SHORTEST_WINDOW_S:g}")
+    return frames
+
+
+def from_published(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames: int):
+    """The program of `quant.from_program`, checked against the model that it is to stand for."""
+    published = Path(cfg.quant.from_program)
+    for name in (program.FRONT_END, program.PIECES):
+        beside, own = published.parent / name, Path(cfg.model_dir) / name
+        if beside.is_file() and sha256(beside) != sha256(own):
+            raise ArtifactError(f"{beside}: differs from {own}; give the model directory that quant.from_program={published} was made of")
+    exported = program.read(published)
+    program.check_fits(exported, published, frames, recognizer.front_end.n_mels, len(recognizer.pieces), cfg.quant.quantize)
+    return exported
+
+
+@stage("quantize")
+def main(cfg: QuantizeStage) -> None:
+    started = time.monotonic()
+    schemes.check(cfg.quant, cfg.family)
+    recognizer = checkpoint.load(cfg.model_dir)
+    frames, n_mels = window_frames(cfg.window, recognizer.front_end), recognizer.front_end.n_mels
+    calibration = None
+    if cfg.quant.from_program:
+        exported = from_published(cfg, recognizer, frames)
+        modules = schemes.by_module(exported.graph_module)
+    else:
+        chosen = calibrate.choose(cfg.corpus_dir, cfg.calib) if cfg.quant.quantize else []
+        exported = program.export(recognizer.model, frames, n_mels)
+        modules = schemes.by_module(exported.graph_module)
+        if cfg.quant.quantize:
+            bar = tqdm(chosen, desc="calibration", unit="utterance", disable=None)
+            inputs = calibrate.inputs(bar, recognizer.front_end, frames)
+            converted = program.quantize(exported, schemes.quantizer(cfg.quant, cfg.calib, cfg.family), inputs)
+            modules = schemes.by_module(converted)
+            exported = program.reexport(converted, frames, n_mels)
+            calibration = {
+                "seed": cfg.calib.seed,
+                "sampling": cfg.calib.sampling,
+                "observer": cfg.calib.observer,
+                "ids": [utterance.id for utterance in chosen],
+            }
+    out = Path(cfg.out)
+    (out / program.REPORT).unlink(missing_ok=True)  # a program without its report is not taken for a finished one
+    program.save(exported, out / program.PROGRAM)
+    for name in (program.FRONT_END, program.PIECES):
+        shutil.copyfile(Path(cfg.model_dir) / name, out / name)
+    write_json(
+        out / program.REPORT,
+        {
+            "scheme": cfg.quant.scheme,
+            "quantize": cfg.quant.quantize,
+            "family": cfg.family,
+            "from_program": cfg.quant.from_program,
+            "window_s": cfg.window.seconds,
+            "window_frames": frames,
+            "window_samples": frames * recognizer.front_end.hop_length,
+            "sample_rate_hz": SAMPLE_RATE_HZ,
+            "n_mels": n_mels,
+            "outputs": len(recognizer.pieces),
+            "model_sha256": checkpoint.model_digest(cfg.model_dir),
+            "program_sha256": sha256(out / program.PROGRAM),
+            "calibration": calibration,
+            "modules": modules,
+            "seconds": round(time.monotonic() - started, 1),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""`python -m earshot.stages.track results=results`: log all variants to MLflow, or rebuild MLflow from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from earshot import track, variant_metrics
+from earshot.config import TrackStage
+from earshot.files import write_json
+from earshot.stages import stage
+
+
+@stage("track")
+def main(cfg: TrackStage) -> None:
+    if not cfg.tracking.enabled:
+        print("tracking is off; nothing was logged")
+        if cfg.out:
+            write_json(cfg.out, {"enabled": False, "models": {}, "variants": {}})
+        return
+    paths = variant_metrics.expand(cfg.variants) or track.find_variants(cfg.results)
+    logged = track.log_results(cfg.tracking, cfg.experiment_name, cfg.results, paths)
+    links = track.links(logged)
+    if cfg.out:
+        write_json(cfg.out, {"enabled": True, **logged, "links": links})
+    actions = Counter(run["action"] for runs in (logged["models"], logged["variants"]) for run in runs.values())
+    done = ", ".join(f"{count} {action}" for action, count in sorted(actions.items()))
+    print(f"MLflow experiment {cfg.experiment_name!r} at {cfg.tracking.uri}: {done}")
+    if not cfg.tracking.uri.startswith("http"):
+        print(f"look:    mlflow ui --backend-store-uri {cfg.tracking.uri}")
+    for name, link in links.items():
+        print(f"{name + ':':8} {link}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""`python -m earshot.stages.verdict table=results/report/variants.csv`: exit status 1 where a variant failed, and which ones."""
+
+from __future__ import annotations
+
+from earshot import report
+from earshot.config import VerdictStage
+from earshot.files import write_json
+from earshot.stages import stage
+
+
+@stage("verdict")
+def main(cfg: VerdictStage) -> None:
+    table = report.read_csv(cfg.table)
+    report.verdict(table)
+    if cfg.out:
+        write_json(cfg.out, {"variants": [one["variant"] for one in table], "failed": []})
+    print(f"all {len(table)} variants succeeded")
+
+
+if __name__ == "__main__":
+    main()

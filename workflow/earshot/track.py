@@ -1,0 +1,210 @@
+"""MLflow as a sink: the metrics.json files of all variants, and the curves of their models, as runs. Logging again makes no second run."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import urllib.parse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from earshot import variant_metrics
+from earshot.config import Tracking
+from earshot.errors import ArtifactError
+from earshot.files import read_json
+from earshot.live_run import LiveRun
+from earshot.mlflow_store import DIGEST, PARENT, Key, Store, flat, locked, reported
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+__all__ = ["LiveRun", "find_variants", "links", "log_results"]
+
+ARTIFACTS = "earshot.artifacts"
+REASON = ("earshot.reason", "mlflow.note.content")  # the second is what MLflow shows as a run's description
+VARIANT_FILES = ("metrics.json", "lower.json", "*.utterances.csv", "vela_*.csv")
+MODEL_FILES = ("metrics.json", "config.yaml", "curves.csv")
+LINKED_RUNS = 20  # in the link that compares runs: the best ones
+UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run as it is to be: what is logged, and a digest of it, by which a later pass sees that nothing has changed."""
+
+    key: Key
+    params: dict[str, str]
+    points: list[tuple[str, float, int]]
+    tags: dict[str, str]
+    files: list[Path]
+    digest: str
+    failed: bool = False
+
+
+def find_variants(results: str | Path) -> list[Path]:
+    """All metrics.json of variants under a results folder.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    found = sorted(Path(results).glob("variants/*/*/*/metrics.json"))
+    if not found:
+        raise ArtifactError(f"{results}: no variants/*/*/*/metrics.json in it; give the folder that the workflow writes to, results=FOLDER")
+    return found
+
+
+def log_results(tracking: Tracking, experiment: str, results: str | Path, paths: Iterable[str | Path]) -> dict[str, Any]:
+    """Log variants and the models that they are made of; what is logged already, and as it is now, is left alone.
+
+    Returns: uri, experiment_id, and `models` and `variants` (best WER first), both id -> {run_id, action}, with the action created, updated
+    or unchanged; of a variant its status too.
+
+    Raises:
+        ArtifactError: a metrics.json is absent, damaged or breaks the schema; nothing has been logged then.
+        TrackingError: the store cannot be reached or used.
+    """
+    contents = {Path(path): variant_metrics.read(path) for path in paths}
+    order = sorted(contents, key=lambda path: (variant_metrics.figures(contents[path]).get("wer", math.inf), contents[path]["variant"]))
+    models = {content["model"]: content for content in contents.values()}
+    entries = {name: model_entry(Path(results) / "train" / name, name, models[name]) for name in sorted(models)}
+    store = Store(tracking.uri, experiment, tracking.timeout_s)
+    logged: dict[str, Any] = {"uri": tracking.uri, "experiment_id": store.experiment_id, "models": {}, "variants": {}}
+    with reported(tracking.uri), locked(tracking.uri):
+        runs = store.runs()
+        for name, entry in entries.items():
+            logged["models"][name] = put(store, runs.get(entry.key), entry, None)
+        for path in tqdm(order, desc="MLflow", unit="run", disable=None):
+            entry = variant_entry(path, contents[path], tracking.log_pte)
+            parent_id = logged["models"][contents[path]["model"]]["run_id"]
+            logged["variants"][entry.key[1]] = {**put(store, runs.get(entry.key), entry, parent_id), "status": contents[path]["status"]}
+    return logged
+
+
+def put(store: Store, existing: Run | None, entry: Entry, parent_id: str | None) -> dict[str, str]:
+    """Make the run of `entry`, or bring `existing` up to date; the digest is written last, so that an interrupted pass is made up for."""
+    files = " ".join(path.name for path in entry.files)
+    tags = {**entry.tags, ARTIFACTS: files, DIGEST: entry.digest}
+    if existing is not None and all(existing.data.tags.get(tag) == value for tag, value in tags.items()):
+        if parent_id and existing.data.tags.get(PARENT) != parent_id:
+            store.tag(existing.info.run_id, {PARENT: parent_id})
+        return {"run_id": existing.info.run_id, "action": "unchanged"}
+    points = entry.points if existing is None else missing_points(store, existing, entry)
+    if points is None:
+        store.client.delete_run(existing.info.run_id)
+        existing, points = None, entry.points
+    run_id = store.open_run(existing, entry.key, entry.params, parent_id=parent_id)
+    updated = existing is not None and existing.info.run_id == run_id
+    store.log(run_id, points=points if updated else entry.points)
+    for path in entry.files:
+        store.client.log_artifact(run_id, str(path))
+    store.client.set_terminated(run_id, "FAILED" if entry.failed else "FINISHED")
+    for tag in REASON:
+        if updated and tag in existing.data.tags and tag not in tags:
+            store.client.delete_tag(run_id, tag)
+    store.tag(run_id, tags)
+    return {"run_id": run_id, "action": "updated" if updated else "created"}
+
+
+def missing_points(store: Store, run: Run, entry: Entry) -> list[tuple[str, float, int]] | None:
+    """The points that `run` lacks; None where it holds what MLflow cannot take back, so that another run has to take its place.
+
+    That is, of a variant, a metric that is no more; of a model, a point that is not on the curve: it is from another training.
+    """
+    if entry.key[0] == "variant":
+        stale = run.data.metrics.keys() - {name for name, _, _ in entry.points}
+        return None if stale else [point for point in entry.points if run.data.metrics.get(point[0]) != point[1]]
+    held: dict[tuple[str, int], float] = {}
+    for name in {name for name, _, _ in entry.points} & run.data.metrics.keys():
+        # A step that was trained again after a crash has two points: the later one counts.
+        history = sorted(store.client.get_metric_history(run.info.run_id, name), key=lambda point: point.timestamp)
+        held |= {(name, point.step): point.value for point in history}
+    if any((name, step) in held and not _same(held[name, step], value) for name, value, step in entry.points):
+        return None
+    return [(name, value, step) for name, value, step in entry.points if (name, step) not in held]
+
+
+def _same(live: float, written: float) -> bool:
+    """Whether a point that was logged live is that of the file, which has fewer digits."""
+    return math.isclose(live, written, rel_tol=1e-4, abs_tol=1e-9) or (math.isnan(live) and math.isnan(written))
+
+
+def variant_entry(path: Path, content: dict[str, Any], log_pte: bool) -> Entry:
+    """The run of a variant, from its metrics.json and the files beside it."""
+    folder = path.parent
+    files = [file for pattern in VARIANT_FILES for file in sorted(folder.glob(pattern))]
+    if log_pte and (folder / "model.pte").exists():
+        files.append(folder / "model.pte")
+    identity = {key: content[key] for key in ("model", "target", "corpus", "split")}
+    tags = {f"earshot.{key}": str(value) for key, value in identity.items()} | {"earshot.status": content["status"]}
+    if "reason" in content:
+        tags |= dict.fromkeys(REASON, content["reason"][:2000])
+    return Entry(
+        key=("variant", content["variant"]),
+        params=flat({**identity, **content["choices"]}) | flat(content["config"]),
+        points=[(name, value, 0) for name, value in variant_metrics.figures(content).items()],
+        tags=tags,
+        files=files,
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+        failed=content["status"] == "failed",
+    )
+
+
+def model_entry(folder: Path, model_id: str, content: dict[str, Any]) -> Entry:
+    """The run of a model: parameters, curves and summary of its training, as far as its directory has them.
+
+    Args:
+        content: metrics.json of one of the model's variants, for the choices.
+    """
+    files = [folder / name for name in MODEL_FILES if (folder / name).exists()]
+    names = {file.name for file in files}
+    params = flat({key: value for key, value in content["choices"].items() if key in ("corpus", "model", "train")})
+    if "config.yaml" in names:
+        params |= flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+    points = read_curves(folder / "curves.csv") if "curves.csv" in names else []
+    if "metrics.json" in names:
+        curves, last = {name for name, _, _ in points}, max((step for _, _, step in points), default=0)
+        summary = read_json(folder / "metrics.json")
+        numbers = {key: value for key, value in summary.items() if isinstance(value, int | float) and key != "schema_version"}
+        points += [(key, value, last) for key, value in numbers.items() if key not in curves]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return Entry(("model", model_id), params, points, {"earshot.model": model_id}, files, digest)
+
+
+def read_curves(path: Path) -> list[tuple[str, float, int]]:
+    """The points of a curves.csv (a column `step`, the others metrics), as (name, value, step).
+
+    Raises:
+        ArtifactError: no column `step`, or something in a cell that is no number.
+    """
+    with path.open(newline="") as stream:
+        try:
+            return [
+                (name, float(cell), int(float(row["step"])))
+                for row in csv.DictReader(stream)
+                for name, cell in row.items()
+                if name != "step" and cell not in ("", None)
+            ]
+        except (KeyError, ValueError, TypeError) as error:
+            raise ArtifactError(f"{path}: not a table of steps and numbers ({error!r}); delete it and train again") from error
+
+
+def links(logged: dict[str, Any]) -> dict[str, str]:
+    """Where to look: the table of runs, best WER first, and the comparison of the best ones. MLflow's own start page hides both."""
+    base = logged["uri"].rstrip("/") if logged["uri"].startswith("http") else UI
+    experiment = logged["experiment_id"]
+    # Failed runs stay out: MLflow then offers only the metrics that they share with the others.
+    runs = [run["run_id"] for run in logged["variants"].values() if run["status"] != "failed"][:LINKED_RUNS]
+    quoted = {name: urllib.parse.quote(json.dumps(value)) for name, value in (("runs", runs), ("experiments", [experiment]))}
+    table = f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning&orderByKey=metrics.%60wer%60&orderByAsc=true"
+    return {
+        "table": table,
+        "charts": f"{table}&compareRunsMode=CHART",
+        "compare": f"{base}/#/compare-runs?runs={quoted['runs']}&experiments={quoted['experiments']}&workflowType=machine_learning",
+    }

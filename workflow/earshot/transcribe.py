@@ -1,0 +1,131 @@
+"""The words of any audio file, by any program that the workflow made."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+
+from earshot import recognizers, windows
+from earshot.config import SAMPLE_RATE_HZ, TranscribeStage, Window
+from earshot.errors import ArtifactError, ConfigError, DataError, EarshotError
+from earshot.model import checkpoint
+from earshot.recognizers import Form
+
+PROGRAMS = ("model.pte", "quantized.pt2", "model.safetensors")
+REMEDY = "give a model.pte, quantized.pt2 or model.safetensors that the workflow made"
+
+
+def transcribe(cfg: TranscribeStage) -> bool:
+    """Print the words of each file of `cfg.audio`, after its path and a tab where there are several.
+
+    Returns whether every file could be read; one that could not is told on stderr.
+
+    Raises:
+        ArtifactError: the program is absent or damaged.
+    """
+    files = list(paths(cfg.audio))
+    form = open_program(cfg.program, cfg.window)
+    complete = True
+    for path in files:
+        try:
+            features = form.front_end(read_any(path))
+        except EarshotError as error:
+            note(str(error))
+            complete = False
+            continue
+        words = form.words(features, cfg.decode)
+        print(f"{path}\t{words}" if len(files) > 1 else words, flush=True)
+    return complete
+
+
+def paths(audio: str | list[str]) -> Iterator[str]:
+    """The paths of a text such as `a.flac,b.wav`, or of a list; a comma that is part of an existing file's name does not divide."""
+    if not isinstance(audio, str):
+        for entry in audio:
+            yield str(entry)
+        return
+    parts = audio.split(",")
+    while parts:
+        lengths = range(len(parts), 0, -1)
+        length = next((n for n in lengths if Path(",".join(parts[:n])).expanduser().is_file()), 1)
+        path, parts = ",".join(parts[:length]), parts[length:]
+        if path:
+            yield path
+
+
+def open_program(path: str, window: Window) -> Form:
+    """A form that gives words for a program file, or for the directory that holds one.
+
+    Raises:
+        ConfigError: not a file that can be run.
+        ArtifactError: absent or damaged.
+    """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        file = next((file / name for name in PROGRAMS if (file / name).exists()), file)
+    if not file.exists():
+        raise ArtifactError(f"{path}: no such file; {REMEDY}")
+    if file.name not in PROGRAMS:
+        raise ConfigError(f"program={path}: not a file that can be run; {REMEDY}")
+    if file.name == "model.safetensors":
+        return open_checkpoint(file.parent, window)
+    if file.name == "quantized.pt2":
+        program = recognizers.load_program(file.parent)
+    else:
+        if not recognizers.is_host(file.parent):
+            note(f"{path}: compiled for an NPU; run here as the integer graph that it was compiled from, which is slow")
+        program = recognizers.load_variant(file.parent)
+    window_s = program.window_frames * program.front_end.hop_length / SAMPLE_RATE_HZ
+    return recognizers.windowed(file.name, program, min(window.overlap_s, window_s / 2), file, progress=True)
+
+
+def open_checkpoint(model_dir: Path, window: Window) -> Form:
+    """The float model: utterances up to the window in one piece, longer ones over windows, so that memory stays bounded."""
+    recognizer = checkpoint.load(model_dir)
+    program = recognizers.FloatProgram(recognizer, windows.frames_of(window, recognizer.front_end))
+    cut = recognizers.windowed("float", program, window.overlap_s, model_dir, progress=True)
+
+    def logits(features: torch.Tensor) -> torch.Tensor:
+        return cut.logits(features) if len(features) > program.window_frames else recognizers.whole(recognizer.model, features)
+
+    return Form("float", logits, recognizer.front_end, recognizer.pieces)
+
+
+def read_any(path: str) -> np.ndarray:
+    """Samples [n] at 16 kHz of an audio file of any rate and number of channels; what had to be converted is told on stderr.
+
+    Raises:
+        DataError: absent, empty or no audio.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{path}: no such file; check the path")
+    try:
+        with soundfile.SoundFile(file) as stream:
+            samples, rate, promised = stream.read(dtype="float32", always_2d=True), stream.samplerate, stream.frames
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as audio ({error}); convert it to WAV or FLAC") from error
+    if not len(samples):
+        raise DataError(f"{path}: holds no samples; record it again")
+    if len(samples) < promised:
+        raise DataError(f"{path}: truncated, {len(samples)} of {promised} samples can be decoded; copy it again")
+    if not np.isfinite(samples).all():
+        raise DataError(f"{path}: holds samples that are not numbers; record it again")
+    channels = samples.shape[1]
+    audio = torch.from_numpy(samples).mean(dim=1)
+    if channels > 1:
+        note(f"{path}: {channels} channels, averaged to one")
+    if rate != SAMPLE_RATE_HZ:
+        note(f"{path}: {rate} Hz, resampled to {SAMPLE_RATE_HZ} Hz")
+        audio = torchaudio.functional.resample(audio, rate, SAMPLE_RATE_HZ)
+    return audio.numpy()
+
+
+def note(message: str) -> None:
+    print(f"earshot transcribe: {message}", file=sys.stderr)

@@ -1,0 +1,169 @@
+"""metrics.json: all figures of one variant on one target, merged from the evaluations and the lowering, checked against its schema."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from earshot.errors import ArtifactError
+from earshot.files import read_json
+
+SCHEMAS = Path(__file__).resolve().parents[1] / "schemas"
+# The forms of one model, from the trained one to what the device runs.
+FORMS = ("float", "float_full", "quantized", "integer_graph", "host_pte")
+DEVICE_FORMS = ("integer_graph", "host_pte")
+
+
+def merge(
+    identity: dict[str, Any],
+    lowering: dict[str, Any],
+    evaluations: dict[str, dict[str, Any]],
+    *,
+    choices: dict[str, Any],
+    config: dict[str, Any],
+) -> dict[str, Any]:
+    """The content of a variant's metrics.json.
+
+    Args:
+        identity: model, variant, target, corpus, split.
+        lowering: content of lower.json.
+        evaluations: content of the evaluation files by what was evaluated (float model, program, variant), those that there are.
+        choices: Hydra group -> choice.
+        config: Hydra group -> resolved values.
+
+    What does not apply is absent. A step that failed makes the variant `failed`, with the step and its reason; what is known is kept.
+    """
+    parts = {**evaluations, "lowering": lowering}
+    order = [step for step in ("float", "program", "lowering", "variant") if step in parts]  # the first to fail is the cause of the others
+    failures = [f"{step}: {parts[step].get('reason', 'no reason given')}" for step in order if parts[step].get("status", "ok") == "failed"]
+    content: dict[str, Any] = {"status": "failed", "reason": failures[0]} if failures else {"status": "ok"}
+    content |= identity
+    accuracy = {form: part["accuracy"][form] for part in evaluations.values() for form in FORMS if form in part.get("accuracy", {})}
+    if config.get("quant", {}).get("quantize") is False:
+        accuracy.pop("quantized", None)  # the exported float program: nothing in it is quantized
+    window_s = lowering.get("window_s") or config.get("window", {}).get("seconds")
+    content |= _present(
+        {
+            "accuracy": {form: accuracy[form] for form in FORMS if form in accuracy} or None,
+            "host": evaluations.get("variant", {}).get("host") or None,
+            "npu": lowering.get("npu"),
+            "pte_bytes": lowering.get("pte_bytes"),
+            "lowering_s": lowering.get("lowering_s"),
+            "lowering_peak_rss_mib": lowering.get("peak_rss_mib"),
+            "window_s": window_s,
+        }
+    )
+    return content | {"choices": choices, "config": config}
+
+
+def _present(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` without what is null, at any depth, and without sections that are empty for that reason."""
+    kept = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            value = _present(value) or None
+        if value is not None:
+            kept[key] = value
+    return kept
+
+
+@functools.cache
+def _validator(schema: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(json.loads((SCHEMAS / f"{schema}.schema.json").read_text()))
+
+
+def validate(content: dict[str, Any], source: str | Path, schema: str = "metrics") -> None:
+    """Check `content`, read from or meant for the file `source`, against workflow/schemas/`schema`.schema.json.
+
+    Raises:
+        ArtifactError: names the file, the path of the offending key, and what is wrong with it.
+    """
+    problems = [(error.json_path, error.message) for error in _validator(schema).iter_errors(content)]
+    problems += [(path, f"{value} is not a finite number") for path, value in _not_finite(content, "$")]
+    if problems:
+        path, message = min(problems)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ArtifactError(
+            f"{source}: {path}: {message}{more}; expected is workflow/schemas/{schema}.schema.json; run the step that makes it again"
+        )
+
+
+def _not_finite(value: Any, path: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _not_finite(item, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _not_finite(item, f"{path}[{index}]")
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A metrics.json file, checked.
+
+    Raises:
+        ArtifactError: the file is absent, damaged or breaks the schema.
+    """
+    content = read_json(path)
+    validate(content, path)
+    return content
+
+
+def expand(entries: Iterable[str | Path]) -> list[Path]:
+    """Paths of metrics.json files: an entry that ends in .txt is a list of them, a path a line (a command line takes only so many).
+
+    Raises:
+        ArtifactError: a list is absent.
+    """
+    paths: list[Path] = []
+    for entry in map(Path, entries):
+        if entry.suffix != ".txt":
+            paths.append(entry)
+            continue
+        try:
+            paths += [Path(line) for line in entry.read_text().splitlines() if line.strip()]
+        except OSError as error:
+            raise ArtifactError(f"{entry}: cannot read the list of metrics.json files ({error.strerror})") from error
+    return paths
+
+
+def device_form(metrics: dict[str, Any]) -> str | None:
+    """The form of the model that the device runs, where its accuracy was measured: integer_graph before host_pte."""
+    return next((form for form in DEVICE_FORMS if form in metrics.get("accuracy", {})), None)
+
+
+def figures(metrics: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a metrics.json under short names, the same in MLflow and in the report; rates as fractions.
+
+    `wer`, `cer`, `substitutions` ... are those of what the device runs; those of the other forms carry the form (`wer_float`).
+    """
+    named: dict[str, float] = {}
+    main = device_form(metrics)
+    for form, accuracy in metrics.get("accuracy", {}).items():
+        ending = "" if form == main else f"_{form}"
+        low_high = dict(zip(("wer_ci95_low", "wer_ci95_high"), accuracy.get("wer_ci95", ()), strict=False))
+        named |= {f"{key}{ending}": value for key, value in (accuracy | low_high).items() if _is_number(value)}
+    npu = metrics.get("npu", {})
+    for key, value in npu.items():
+        if _is_number(value):
+            named[key if key in ("sram_kib", "flash_kib") else f"npu_{key}"] = value
+        elif isinstance(value, dict):
+            named[key] = sum(value.values())
+    for key, value in metrics.get("host", {}).items():
+        if _is_number(value):
+            named[key if key.startswith("rtf_") else f"host_{key}"] = value
+    named |= {key: metrics[key] for key in ("lowering_s", "lowering_peak_rss_mib", "window_s") if key in metrics}
+    if "pte_bytes" in metrics:
+        named["pte_kib"] = metrics["pte_bytes"] / 1024
+    return named
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

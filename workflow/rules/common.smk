@@ -1,0 +1,68 @@
+"""What the rules share: the variants that the configuration asks for, and how a rule finds the values of its stage."""
+
+import sys
+
+from earshot.errors import EarshotError
+from earshot.files import atomic, write_json
+from earshot.pipeline import GROUPS, NAMES, hydra_value, variants
+from earshot.source_digest import source_digest
+from snakemake.exceptions import WorkflowError
+
+# The interpreter that runs Snakemake has the package; a shell's first `python` need not.
+PYTHON = sys.executable
+
+try:
+    VARIANTS = variants(config)
+except EarshotError as error:
+    raise WorkflowError(str(error))
+
+experiment_name = f"experiment_name={VARIANTS[0].config['experiment_name']}"
+
+
+wildcard_constraints:
+    **{name: "[^/]+" for name in NAMES},
+
+
+def owner(wildcards):
+    """A variant with the names of the wildcards: all such variants agree in the values that the rule reads."""
+    return next(v for v in VARIANTS if all(v.names[key] == value for key, value in wildcards.items() if key in v.names))
+
+
+def arguments(*groups):
+    """An input function: the words that give a stage these groups."""
+    return lambda wildcards: owner(wildcards).arguments(groups)
+
+
+def settings(*groups):
+    """An input function: the values of these groups, so that a change of one runs the rule again."""
+    return lambda wildcards: owner(wildcards).settings(groups)
+
+
+def of_variant(pattern):
+    """An input function: `pattern` with the names of the variant of the wildcards."""
+    return lambda wildcards: pattern.format(**owner(wildcards).names)
+
+
+def of_all_variants(pattern):
+    """`pattern` for each variant, each path once."""
+    return list(dict.fromkeys(pattern.format(**v.names) for v in VARIANTS))
+
+
+def choices(wildcards):
+    """Group to choice as a mapping of Hydra's, for the figures of a variant."""
+    return hydra_value(dict(owner(wildcards).choices))
+
+
+def corpus_name(wildcards):
+    return owner(wildcards).corpus
+
+
+def published_program(wildcards):
+    """The quantized program that quant.from_program names, or nothing."""
+    return owner(wildcards).config["quant"]["from_program"] or []
+
+
+def gpus(wildcards):
+    """GPUs of the training: none where it is to run on the CPU or takes what there is."""
+    train = owner(wildcards).config["train"]
+    return train["devices"] if train["accelerator"] == "gpu" else 0

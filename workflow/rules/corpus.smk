@@ -1,0 +1,22 @@
+rule corpus:
+    output:
+        train="results/corpus/{corpus}/train.cuts.jsonl.gz",
+        dev="results/corpus/{corpus}/dev.cuts.jsonl.gz",
+        test="results/corpus/{corpus}/test.cuts.jsonl.gz",
+        summary="results/corpus/{corpus}/summary.json",
+    params:
+        arguments=arguments("corpus"),
+        settings=settings("corpus"),
+        source=source_digest("corpus"),
+        out=subpath(output.summary, parent=True),
+    log:
+        "results/logs/corpus/{corpus}.log",
+    benchmark:
+        "results/benchmarks/corpus/{corpus}.tsv"
+    conda:
+        "../../envs/python.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+    shell:
+        "{PYTHON} -m earshot.stages.corpus {params.arguments} out={params.out:q} 2>&1 | tee {log:q}"

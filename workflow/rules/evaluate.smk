@@ -1,0 +1,119 @@
+rule evaluate_float:
+    input:
+        subject="results/train/{model}/model.safetensors",
+        test=of_variant("results/corpus/{corpus}/test.cuts.jsonl.gz"),
+    output:
+        report="results/train/{model}/evaluation/{window}.json",
+    params:
+        arguments=arguments("decode", "evaluation", "window"),
+        settings=settings("decode", "evaluation", "window"),
+        source=source_digest("evaluate"),
+        subject=subpath(input.subject, parent=True),
+        corpus_dir=subpath(input.test, parent=True),
+    log:
+        "results/logs/evaluate_float/{model}/{window}.log",
+    benchmark:
+        "results/benchmarks/evaluate_float/{model}/{window}.tsv"
+    conda:
+        "../../envs/python.yaml"
+    resources:
+        mem_mb=3000,
+    shell:
+        "{PYTHON} -m earshot.stages.evaluate kind=float {params.arguments} subject={params.subject:q}"
+        " corpus_dir={params.corpus_dir:q} out={output.report:q} 2>&1 | tee {log:q}"
+
+
+rule evaluate_program:
+    input:
+        subject="results/programs/{model}/{scheme}/{family}/quantized.pt2",
+        test=of_variant("results/corpus/{corpus}/test.cuts.jsonl.gz"),
+    output:
+        report="results/programs/{model}/{scheme}/{family}/evaluation.json",
+    params:
+        arguments=arguments("decode", "evaluation", "window"),
+        settings=settings("decode", "evaluation"),
+        source=source_digest("evaluate"),
+        subject=subpath(input.subject, parent=True),
+        corpus_dir=subpath(input.test, parent=True),
+    log:
+        "results/logs/evaluate_program/{model}/{scheme}/{family}.log",
+    benchmark:
+        "results/benchmarks/evaluate_program/{model}/{scheme}/{family}.tsv"
+    conda:
+        "../../envs/python.yaml"
+    resources:
+        mem_mb=3000,
+    shell:
+        "{PYTHON} -m earshot.stages.evaluate kind=program {params.arguments} subject={params.subject:q}"
+        " corpus_dir={params.corpus_dir:q} out={output.report:q} 2>&1 | tee {log:q}"
+
+
+rule evaluate_variant:
+    input:
+        subject="results/variants/{model}/{scheme}/{target}/lower.json",
+        test=of_variant("results/corpus/{corpus}/test.cuts.jsonl.gz"),
+    output:
+        report="results/variants/{model}/{scheme}/{target}/evaluation.json",
+    params:
+        arguments=arguments("decode", "evaluation", "window"),
+        settings=settings("decode", "evaluation"),
+        source=source_digest("evaluate"),
+        subject=subpath(input.subject, parent=True),
+        corpus_dir=subpath(input.test, parent=True),
+    log:
+        "results/logs/evaluate_variant/{model}/{scheme}/{target}.log",
+    benchmark:
+        "results/benchmarks/evaluate_variant/{model}/{scheme}/{target}.tsv"
+    conda:
+        "../../envs/python.yaml"
+    resources:
+        mem_mb=3000,
+    shell:
+        "{PYTHON} -m earshot.stages.evaluate kind=variant {params.arguments} subject={params.subject:q}"
+        " corpus_dir={params.corpus_dir:q} out={output.report:q} 2>&1 | tee {log:q}"
+
+
+localrules:
+    describe,
+    metrics,
+
+
+# All resolved values, kept with the figures that they gave.
+rule describe:
+    output:
+        "results/variants/{model}/{scheme}/{target}/config.json",
+    params:
+        config=settings(*GROUPS),
+    log:
+        "results/logs/describe/{model}/{scheme}/{target}.log",
+    conda:
+        "../../envs/python.yaml"
+    run:
+        write_json(output[0], params.config)
+
+
+rule metrics:
+    input:
+        config="results/variants/{model}/{scheme}/{target}/config.json",
+        lower="results/variants/{model}/{scheme}/{target}/lower.json",
+        float=of_variant("results/train/{model}/evaluation/{window}.json"),
+        program=of_variant("results/programs/{model}/{scheme}/{family}/evaluation.json"),
+        variant="results/variants/{model}/{scheme}/{target}/evaluation.json",
+    output:
+        report(
+            "results/variants/{model}/{scheme}/{target}/metrics.json",
+            category="Variants",
+            labels={"model": "{model}", "scheme": "{scheme}", "target": "{target}"},
+        ),
+    params:
+        source=source_digest("metrics"),
+        corpus=corpus_name,
+        choices=choices,
+    log:
+        "results/logs/metrics/{model}/{scheme}/{target}.log",
+    conda:
+        "../../envs/python.yaml"
+    shell:
+        "{PYTHON} -m earshot.stages.metrics variant={wildcards.model:q}/{wildcards.scheme:q}/{wildcards.target:q} corpus_id={params.corpus:q}"
+        " choices={params.choices:q} config={input.config:q} lower_json={input.lower:q} float_json={input.float:q}"
+        " program_json={input.program:q} variant_json={input.variant:q} out={output:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,23 @@
+rule tokenizer:
+    input:
+        lambda wildcards: [f"results/corpus/{owner(wildcards).corpus}/{split}.cuts.jsonl.gz" for split in ("train", "dev", "test")],
+    output:
+        model="results/tokenizer/{tokenizer}/tokenizer.model",
+        pieces="results/tokenizer/{tokenizer}/tokenizer.pieces",
+        coverage="results/tokenizer/{tokenizer}/tokenizer.json",
+    params:
+        arguments=arguments("tokenizer"),
+        settings=settings("tokenizer"),
+        source=source_digest("tokenizer"),
+        corpus_dir=subpath(input[0], parent=True),
+        out=subpath(output.model, parent=True),
+    log:
+        "results/logs/tokenizer/{tokenizer}.log",
+    benchmark:
+        "results/benchmarks/tokenizer/{tokenizer}.tsv"
+    conda:
+        "../../envs/python.yaml"
+    resources:
+        mem_mb=2000,
+    shell:
+        "{PYTHON} -m earshot.stages.tokenizer {params.arguments} corpus_dir={params.corpus_dir:q} out={params.out:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,76 @@
+localrules:
+    variants_list,
+    report,
+    track,
+    verdict,
+
+
+# The metrics.json files, a path a line: a sweep may hold more of them than a command line takes.
+rule variants_list:
+    input:
+        of_all_variants("results/variants/{model}/{scheme}/{target}/metrics.json"),
+    output:
+        "results/report/variants.txt",
+    log:
+        "results/logs/variants_list.log",
+    conda:
+        "../../envs/python.yaml"
+    run:
+        with atomic(output[0]) as temporary:
+            temporary.write_text("".join(f"{path}\n" for path in input))
+
+
+rule report:
+    input:
+        variants="results/report/variants.txt",
+        metrics=of_all_variants("results/variants/{model}/{scheme}/{target}/metrics.json"),
+    output:
+        table="results/report/variants.csv",
+        html="results/report/report.html",
+    params:
+        source=source_digest("report"),
+        title=VARIANTS[0].config["experiment_name"],
+        out=subpath(output.html, parent=True),
+    log:
+        "results/logs/report.log",
+    conda:
+        "../../envs/python.yaml"
+    shell:
+        "{PYTHON} -m earshot.stages.report title={params.title:q} 'variants=[{input.variants}]' out={params.out:q} 2>&1 | tee {log:q}"
+
+
+rule track:
+    input:
+        variants="results/report/variants.txt",
+        metrics=of_all_variants("results/variants/{model}/{scheme}/{target}/metrics.json"),
+        curves=of_all_variants("results/train/{model}/curves.csv"),
+    output:
+        "results/report/tracked.json",
+    params:
+        arguments=VARIANTS[0].arguments(["tracking"]),
+        settings=VARIANTS[0].settings(["tracking"]),
+        source=source_digest("track"),
+        experiment=experiment_name,
+    log:
+        "results/logs/track.log",
+    conda:
+        "../../envs/python.yaml"
+    shell:
+        "{PYTHON} -m earshot.stages.track {params.arguments} {params.experiment} results=results 'variants=[{input.variants}]' out={output:q} 2>&1 | tee {log:q}"
+
+
+# Last, and after everything else was written: the exit status says whether a variant failed.
+rule verdict:
+    input:
+        table="results/report/variants.csv",
+        tracked="results/report/tracked.json",
+    output:
+        "results/report/verdict.json",
+    params:
+        source=source_digest("verdict"),
+    log:
+        "results/logs/verdict.log",
+    conda:
+        "../../envs/python.yaml"
+    shell:
+        "{PYTHON} -m earshot.stages.verdict table={input.table:q} out={output:q} 2>&1 | tee {log:q}"

@@ -84,7 +84,7 @@ def test_default_has_sixty_train_voices_and_no_voice_in_two_splits(default):
     assert {split: len(found) for split, found in names.items()} == {"train": 60, "dev": 6, "test": 8}
     variants = {split: {name.split("+")[1] for name in found} for split, found in names.items()}
     assert not variants["train"] & (variants["dev"] | variants["test"]) and not variants["dev"] & variants["test"]
-    assert len({name.split("+")[0] for name in names["test"]}) > 4  # accents
+    assert len({name.split("+")[0] for name in names["test"]}) == len(voices.ACCENTS)
     speakers = by_split(default, lambda item: {item.speaker})
     assert sum(map(len, speakers.values())) == len(set.union(*speakers.values())) == 74
 
@@ -176,7 +176,7 @@ def test_more_voices_or_minutes_than_there_are(default):
         voices.by_split(Synth(train_voices=1000))
     with pytest.raises(ConfigError, match=r"dev_voices . corpus.test_voices = 206"):
         voices.by_split(Synth(test_voices=200))
-    assert len(set(voices.by_split(Synth(train_voices=400))["train"])) == 400
+    assert len(set(voices.by_split(Synth(train_voices=300))["train"])) == 300
 
 
 def test_missing_espeak_is_told_with_the_remedy():
@@ -199,7 +199,7 @@ def test_damaged_data_of_espeak_is_told(tmp_path):
 def test_espeak_works_below_a_long_path(tmp_path):
     deep = tmp_path / ("x" * 100) / ("y" * 100)
     shutil.copytree(Path(espeakng_loader.__file__).parent, deep / "espeakng_loader")
-    program = "from earshot.corpus import espeak; print(len(espeak.Synthesizer().speak(espeak.Utterance('hello', 'en-us+m1', 160, 50, 50, 0))[0]))"
+    program = "from earshot.corpus.espeak import *; print(len(Synthesizer().speak(Utterance('hello', 'en-us+m1', 160, 50, 50, 0))[0]))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(deep)})
     assert int(done.stdout) > 10000, done.stderr
 

@@ -80,7 +80,7 @@ class Synth(Corpus):
     test_voices: int = bounded(8, ge=1)
     seed: int = bounded(0, ge=0)
     noise_snr_db: float | None = 25.0  # median signal-to-noise ratio of added noise; null for none
-    reverb_s: float | None = 0.15  # longest reverberation time (RT60) of the simulated rooms; null for none
+    reverb_s: float | None = bounded(0.15, ge=0.0)  # longest reverberation time (RT60) of the simulated rooms; null for none
     jobs: int = bounded(2, ge=1)
 
 

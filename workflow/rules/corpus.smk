@@ -4,11 +4,6 @@ rule corpus:
         dev="results/corpus/{corpus}/dev.cuts.jsonl.gz",
         test="results/corpus/{corpus}/test.cuts.jsonl.gz",
         summary="results/corpus/{corpus}/summary.json",
-    params:
-        arguments=arguments("corpus"),
-        settings=settings("corpus"),
-        source=source_digest("corpus"),
-        out=subpath(output.summary, parent=True),
     log:
         "results/logs/corpus/{corpus}.log",
     benchmark:
@@ -18,5 +13,10 @@ rule corpus:
     threads: 2
     resources:
         mem_mb=4000,
+    params:
+        arguments=arguments("corpus"),
+        settings=settings("corpus"),
+        source=source_digest("corpus"),
+        out=subpath(output.summary, parent=True),
     shell:
         "{PYTHON} -m earshot.stages.corpus {params.arguments} out={params.out:q} 2>&1 | tee {log:q}"

@@ -4,12 +4,6 @@ rule evaluate_float:
         test=of_variant("results/corpus/{corpus}/test.cuts.jsonl.gz"),
     output:
         report="results/train/{model}/evaluation/{window}.json",
-    params:
-        arguments=arguments("decode", "evaluation", "window"),
-        settings=settings("decode", "evaluation", "window"),
-        source=source_digest("evaluate"),
-        subject=subpath(input.subject, parent=True),
-        corpus_dir=subpath(input.test, parent=True),
     log:
         "results/logs/evaluate_float/{model}/{window}.log",
     benchmark:
@@ -18,6 +12,12 @@ rule evaluate_float:
         "../../envs/python.yaml"
     resources:
         mem_mb=3000,
+    params:
+        arguments=arguments("decode", "evaluation", "window"),
+        settings=settings("decode", "evaluation", "window"),
+        source=source_digest("evaluate"),
+        subject=subpath(input.subject, parent=True),
+        corpus_dir=subpath(input.test, parent=True),
     shell:
         "{PYTHON} -m earshot.stages.evaluate kind=float {params.arguments} subject={params.subject:q}"
         " corpus_dir={params.corpus_dir:q} out={output.report:q} 2>&1 | tee {log:q}"
@@ -29,12 +29,6 @@ rule evaluate_program:
         test=of_variant("results/corpus/{corpus}/test.cuts.jsonl.gz"),
     output:
         report="results/programs/{model}/{scheme}/{family}/evaluation.json",
-    params:
-        arguments=arguments("decode", "evaluation", "window"),
-        settings=settings("decode", "evaluation"),
-        source=source_digest("evaluate"),
-        subject=subpath(input.subject, parent=True),
-        corpus_dir=subpath(input.test, parent=True),
     log:
         "results/logs/evaluate_program/{model}/{scheme}/{family}.log",
     benchmark:
@@ -43,6 +37,12 @@ rule evaluate_program:
         "../../envs/python.yaml"
     resources:
         mem_mb=3000,
+    params:
+        arguments=arguments("decode", "evaluation", "window"),
+        settings=settings("decode", "evaluation"),
+        source=source_digest("evaluate"),
+        subject=subpath(input.subject, parent=True),
+        corpus_dir=subpath(input.test, parent=True),
     shell:
         "{PYTHON} -m earshot.stages.evaluate kind=program {params.arguments} subject={params.subject:q}"
         " corpus_dir={params.corpus_dir:q} out={output.report:q} 2>&1 | tee {log:q}"
@@ -54,12 +54,6 @@ rule evaluate_variant:
         test=of_variant("results/corpus/{corpus}/test.cuts.jsonl.gz"),
     output:
         report="results/variants/{model}/{scheme}/{target}/evaluation.json",
-    params:
-        arguments=arguments("decode", "evaluation", "window"),
-        settings=settings("decode", "evaluation"),
-        source=source_digest("evaluate"),
-        subject=subpath(input.subject, parent=True),
-        corpus_dir=subpath(input.test, parent=True),
     log:
         "results/logs/evaluate_variant/{model}/{scheme}/{target}.log",
     benchmark:
@@ -68,6 +62,12 @@ rule evaluate_variant:
         "../../envs/python.yaml"
     resources:
         mem_mb=3000,
+    params:
+        arguments=arguments("decode", "evaluation", "window"),
+        settings=settings("decode", "evaluation"),
+        source=source_digest("evaluate"),
+        subject=subpath(input.subject, parent=True),
+        corpus_dir=subpath(input.test, parent=True),
     shell:
         "{PYTHON} -m earshot.stages.evaluate kind=variant {params.arguments} subject={params.subject:q}"
         " corpus_dir={params.corpus_dir:q} out={output.report:q} 2>&1 | tee {log:q}"
@@ -82,12 +82,12 @@ localrules:
 rule describe:
     output:
         "results/variants/{model}/{scheme}/{target}/config.json",
-    params:
-        config=settings(*GROUPS),
     log:
         "results/logs/describe/{model}/{scheme}/{target}.log",
     conda:
         "../../envs/python.yaml"
+    params:
+        config=settings(*GROUPS),
     run:
         write_json(output[0], params.config)
 
@@ -105,14 +105,14 @@ rule metrics:
             category="Variants",
             labels={"model": "{model}", "scheme": "{scheme}", "target": "{target}"},
         ),
-    params:
-        source=source_digest("metrics"),
-        corpus=corpus_name,
-        choices=choices,
     log:
         "results/logs/metrics/{model}/{scheme}/{target}.log",
     conda:
         "../../envs/python.yaml"
+    params:
+        source=source_digest("metrics"),
+        corpus=corpus_name,
+        choices=choices,
     shell:
         "{PYTHON} -m earshot.stages.metrics variant={wildcards.model:q}/{wildcards.scheme:q}/{wildcards.target:q} corpus_id={params.corpus:q}"
         " choices={params.choices:q} config={input.config:q} lower_json={input.lower:q} float_json={input.float:q}"

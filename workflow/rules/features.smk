@@ -8,12 +8,6 @@ rule features:
         stats="results/features/{corpus}/{features}/stats.json",
         front_end="results/features/{corpus}/{features}/front_end.json",
         golden="results/features/{corpus}/{features}/golden.npz",
-    params:
-        arguments=arguments("features"),
-        settings=settings("features"),
-        source=source_digest("features"),
-        corpus_dir=subpath(input.train, parent=True),
-        out=subpath(output.stats, parent=True),
     log:
         "results/logs/features/{corpus}-{features}.log",
     benchmark:
@@ -23,5 +17,11 @@ rule features:
     threads: 2
     resources:
         mem_mb=4000,
+    params:
+        arguments=arguments("features"),
+        settings=settings("features"),
+        source=source_digest("features"),
+        corpus_dir=subpath(input.train, parent=True),
+        out=subpath(output.stats, parent=True),
     shell:
         "{PYTHON} -m earshot.stages.features {params.arguments} corpus_dir={params.corpus_dir:q} out={params.out:q} 2>&1 | tee {log:q}"

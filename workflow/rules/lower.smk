@@ -5,12 +5,6 @@ rule lower:
         program=of_variant("results/programs/{model}/{scheme}/{family}/quantized.pt2"),
     output:
         report="results/variants/{model}/{scheme}/{target}/lower.json",
-    params:
-        arguments=arguments("target"),
-        settings=settings("target"),
-        source=source_digest("lower"),
-        program_dir=subpath(input.program, parent=True),
-        out=subpath(output.report, parent=True),
     log:
         "results/logs/lower/{model}/{scheme}/{target}.log",
     benchmark:
@@ -19,5 +13,11 @@ rule lower:
         "../../envs/python.yaml"
     resources:
         mem_mb=4000,
+    params:
+        arguments=arguments("target"),
+        settings=settings("target"),
+        source=source_digest("lower"),
+        program_dir=subpath(input.program, parent=True),
+        out=subpath(output.report, parent=True),
     shell:
         "{PYTHON} -m earshot.stages.lower {params.arguments} program_dir={params.program_dir:q} out={params.out:q} 2>&1 | tee {log:q}"

@@ -8,13 +8,6 @@ rule quantize:
         report="results/programs/{model}/{scheme}/{family}/quantize.json",
         front_end="results/programs/{model}/{scheme}/{family}/front_end.json",
         pieces="results/programs/{model}/{scheme}/{family}/tokenizer.pieces",
-    params:
-        arguments=arguments("quant", "calib", "window"),
-        settings=settings("quant", "calib", "window"),
-        source=source_digest("quantize"),
-        model_dir=subpath(input.weights, parent=True),
-        corpus_dir=subpath(input.train, parent=True),
-        out=subpath(output.program, parent=True),
     log:
         "results/logs/quantize/{model}/{scheme}/{family}.log",
     benchmark:
@@ -23,6 +16,13 @@ rule quantize:
         "../../envs/python.yaml"
     resources:
         mem_mb=4000,
+    params:
+        arguments=arguments("quant", "calib", "window"),
+        settings=settings("quant", "calib", "window"),
+        source=source_digest("quantize"),
+        model_dir=subpath(input.weights, parent=True),
+        corpus_dir=subpath(input.train, parent=True),
+        out=subpath(output.program, parent=True),
     shell:
         "{PYTHON} -m earshot.stages.quantize {params.arguments} family={wildcards.family} model_dir={params.model_dir:q}"
         " corpus_dir={params.corpus_dir:q} out={params.out:q} 2>&1 | tee {log:q}"

@@ -5,12 +5,6 @@ rule tokenizer:
         model="results/tokenizer/{tokenizer}/tokenizer.model",
         pieces="results/tokenizer/{tokenizer}/tokenizer.pieces",
         coverage="results/tokenizer/{tokenizer}/tokenizer.json",
-    params:
-        arguments=arguments("tokenizer"),
-        settings=settings("tokenizer"),
-        source=source_digest("tokenizer"),
-        corpus_dir=subpath(input[0], parent=True),
-        out=subpath(output.model, parent=True),
     log:
         "results/logs/tokenizer/{tokenizer}.log",
     benchmark:
@@ -19,5 +13,11 @@ rule tokenizer:
         "../../envs/python.yaml"
     resources:
         mem_mb=2000,
+    params:
+        arguments=arguments("tokenizer"),
+        settings=settings("tokenizer"),
+        source=source_digest("tokenizer"),
+        corpus_dir=subpath(input[0], parent=True),
+        out=subpath(output.model, parent=True),
     shell:
         "{PYTHON} -m earshot.stages.tokenizer {params.arguments} corpus_dir={params.corpus_dir:q} out={params.out:q} 2>&1 | tee {log:q}"

@@ -25,16 +25,19 @@ rule report:
         variants="results/report/variants.txt",
         metrics=of_all_variants("results/variants/{model}/{scheme}/{target}/metrics.json"),
     output:
-        table="results/report/variants.csv",
-        html="results/report/report.html",
-    params:
-        source=source_digest("report"),
-        title=VARIANTS[0].config["experiment_name"],
-        out=subpath(output.html, parent=True),
+        table=report("results/report/variants.csv", category="Summary", caption="../report/variants.rst"),
+        html=report("results/report/report.html", category="Summary", caption="../report/report.rst"),
+        wer_by_form=report("results/report/wer_by_form.svg", category="Plots", caption="../report/wer_by_form.rst"),
+        wer_latency=report("results/report/wer_latency.svg", category="Plots", caption="../report/wer_latency.rst"),
+        wer_memory=report("results/report/wer_memory.svg", category="Plots", caption="../report/wer_memory.rst"),
     log:
         "results/logs/report.log",
     conda:
         "../../envs/python.yaml"
+    params:
+        source=source_digest("report"),
+        title=VARIANTS[0].config["experiment_name"],
+        out=subpath(output.html, parent=True),
     shell:
         "{PYTHON} -m earshot.stages.report title={params.title:q} 'variants=[{input.variants}]' out={params.out:q} 2>&1 | tee {log:q}"
 
@@ -46,15 +49,15 @@ rule track:
         curves=of_all_variants("results/train/{model}/curves.csv"),
     output:
         "results/report/tracked.json",
+    log:
+        "results/logs/track.log",
+    conda:
+        "../../envs/python.yaml"
     params:
         arguments=VARIANTS[0].arguments(["tracking"]),
         settings=VARIANTS[0].settings(["tracking"]),
         source=source_digest("track"),
         experiment=experiment_name,
-    log:
-        "results/logs/track.log",
-    conda:
-        "../../envs/python.yaml"
     shell:
         "{PYTHON} -m earshot.stages.track {params.arguments} {params.experiment} results=results 'variants=[{input.variants}]' out={output:q} 2>&1 | tee {log:q}"
 
@@ -66,11 +69,11 @@ rule verdict:
         tracked="results/report/tracked.json",
     output:
         "results/report/verdict.json",
-    params:
-        source=source_digest("verdict"),
     log:
         "results/logs/verdict.log",
     conda:
         "../../envs/python.yaml"
+    params:
+        source=source_digest("verdict"),
     shell:
         "{PYTHON} -m earshot.stages.verdict table={input.table:q} out={output:q} 2>&1 | tee {log:q}"

@@ -13,14 +13,6 @@ rule train:
         pieces="results/train/{model}/tokenizer.pieces",
         curves="results/train/{model}/curves.csv",
         metrics="results/train/{model}/metrics.json",
-    params:
-        arguments=arguments("model", "train", "tracking"),
-        settings=settings("model", "train"),
-        source=source_digest("train"),
-        experiment=experiment_name,
-        features_dir=subpath(input.front_end, parent=True),
-        tokenizer_dir=subpath(input.tokenizer, parent=True),
-        out=subpath(output.weights, parent=True),
     log:
         "results/logs/train/{model}.log",
     benchmark:
@@ -31,6 +23,14 @@ rule train:
     resources:
         mem_mb=6000,
         gpu=gpus,
+    params:
+        arguments=arguments("model", "train", "tracking"),
+        settings=settings("model", "train"),
+        source=source_digest("train"),
+        experiment=experiment_name,
+        features_dir=subpath(input.front_end, parent=True),
+        tokenizer_dir=subpath(input.tokenizer, parent=True),
+        out=subpath(output.weights, parent=True),
     shell:
         "{PYTHON} -m earshot.stages.train {params.arguments} {params.experiment} features_dir={params.features_dir:q}"
         " tokenizer_dir={params.tokenizer_dir:q} out={params.out:q} 2>&1 | tee {log:q}"

@@ -73,7 +73,7 @@ def plan(cfg: Synth) -> list[Planned]:
         planned[split] = []
         seconds = 0.0
         while seconds < 60 * minutes or len(planned[split]) < len(chosen[split]):
-            rate_wpm = rng.randrange(140, 191)
+            rate_wpm = rng.randrange(130, 176)
             commands = _new_commands(speaker, rng.choice((2, 3)) if rng.random() < LONG else 1, rate_wpm, held_out, said, split)
             voice = len(planned[split]) % len(chosen[split])
             utterance = espeak.Utterance(

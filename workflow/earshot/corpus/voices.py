@@ -9,17 +9,22 @@ from earshot.config import Synth
 from earshot.corpus import espeak
 from earshot.errors import ConfigError
 
-ACCENTS = ("en-us", "en", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc")
-# Variants that whisper, croak, drag, roar or clip, robots, and `fast`, which sounds as no variant at all.
-UNUSED = {"AnxiousAndy", "Demonic", "Jacky", "Marco", "Tweaky", "UniRobot", "anikaRobot", "croak", "fast", "iven", "whisper", "whisperf"}
+ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-us-nyc", "en-gb-scotland")
+# Families of variants that whisper, croak, drag, roar, echo or clip, that have formants as nobody has, robots, and `fast`, which sounds as
+# no variant at all.
+UNUSED = {
+    *("AnxiousAndy", "Demonic", "Jacky", "Marco", "RicishayMax", "Tweaky", "UniRobot"),
+    *("anikaRobot", "croak", "fast", "ian", "kaukovalta", "robosoft", "whisper", "whisperf", "zac"),
+}
 
 
 def families() -> list[list[str]]:
     """Variants that sound alike stand together: `klatt`, `klatt2` ... are one family; `f1`, `f2`, `m1` ... one each."""
     grouped: dict[str, list[str]] = {}
     for name in espeak.variants():
-        if name not in UNUSED:
-            grouped.setdefault(name if re.fullmatch(r"[fm]\d", name) else name.rstrip("0123456789"), []).append(name)
+        family = name if re.fullmatch(r"[fm]\d", name) else name.rstrip("0123456789")
+        if family not in UNUSED:
+            grouped.setdefault(family, []).append(name)
     return [grouped[key] for key in sorted(grouped)]
 
 

@@ -65,12 +65,14 @@ def quantize(exported: ExportedProgram, quantizer: Quantizer, inputs: Iterable[t
         for x in inputs:
             prepared(x)
     with _quiet(), lean_tracing():
-        return convert_pt2e(prepared)
+        converted = convert_pt2e(prepared)
+    converted.recompile()
+    return converted
 
 
 def reexport(converted: torch.fx.GraphModule, window_frames: int, n_mels: int) -> ExportedProgram:
     """A converted graph as a program that can be saved and lowered."""
-    with _quiet(), lean_tracing():
+    with _quiet(), lean_tracing(compiles=True):
         return torch.export.export(converted, (torch.zeros(1, window_frames, n_mels),), strict=True)
 
 

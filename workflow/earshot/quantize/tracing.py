@@ -25,16 +25,16 @@ _PURE_NAMESPACES = ("tosa", "quantized_decomposed")  # operators whose output's 
 
 
 @contextlib.contextmanager
-def lean_tracing() -> Iterator[None]:
-    """Make the passes within the block quick.
+def lean_tracing(compiles: bool = False) -> Iterator[None]:
+    """Make the passes within the block quick. `compiles`: the block runs the Python code of graph modules, as torch.export does.
 
     - The provenance of a node (which node of which earlier graph it came from) is never changed, so copies of it are shared.
-    - A graph module's Python code is generated when it is asked for, not after each pass: the passes interpret the graph.
+    - A graph module's Python code is generated when it is asked for, not after each pass: passes interpret the graph (unless `compiles`).
     - Shapes and types of the TOSA and quantization operators are remembered as those of PyTorch's own operators are.
     - The garbage collector looks through the many live objects less often.
     """
     with contextlib.ExitStack() as stack:
-        for change in (_shared_provenance, _late_code, _remembered_shapes, _rare_collections):
+        for change in (_shared_provenance, _remembered_shapes, _rare_collections, *(() if compiles else (_late_code,))):
             stack.enter_context(change())
         yield
 

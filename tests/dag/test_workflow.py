@@ -1,0 +1,102 @@
+"""The workflow from end to end: what it leaves, that it runs again only where it must, and that a failed variant is a row."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import jobs, snakemake
+
+
+def variant_dirs(directory):
+    return {path.parent.name: path.parent for path in (directory / "results" / "variants").glob("*/*/*/metrics.json")}
+
+
+def test_every_variant_has_its_figures(finished):
+    variants = variant_dirs(finished)
+    assert set(variants) == {"host", "u85_256"}
+    npu = json.loads((variants["u85_256"] / "metrics.json").read_text())
+    host = json.loads((variants["host"] / "metrics.json").read_text())
+    assert npu["status"] == host["status"] == "ok"
+    assert set(npu["accuracy"]) >= {"float", "quantized", "integer_graph"}
+    assert set(host["accuracy"]) >= {"float", "quantized", "host_pte"}
+    assert npu["npu"]["cycles"] > 0 and npu["npu"]["sram_kib"] > 0
+    assert host["host"]["rtf_1_thread"] > 0
+    for metrics in (npu, host):
+        assert metrics["pte_bytes"] == (variants[metrics["target"]] / "model.pte").stat().st_size
+
+
+def test_the_device_bundle_is_complete(finished):
+    bundle = variant_dirs(finished)["u85_256"]
+    names = {path.name for path in bundle.rglob("*") if path.is_file()}
+    assert {"model.pte", "tokenizer.pieces", "front_end.json", "graph.tosa", "README.md", "vela_summary.csv", "vela_per_layer.csv"} <= names
+
+
+def test_the_table_has_a_row_for_each_variant(finished):
+    with open(finished / "results" / "report" / "variants.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["target"] for row in rows} == {"host", "u85_256"}
+
+
+def test_each_variant_is_one_run_in_mlflow(finished):
+    with sqlite3.connect(finished / "results" / "mlflow.db") as store:
+        names = [name for (name,) in store.execute("select name from runs where lifecycle_stage = 'active'")]
+    assert len(names) == 3  # the model and its two variants
+    assert len(set(names)) == 3
+
+
+def test_the_metrics_name_the_values_that_they_come_from(finished):
+    metrics = json.loads((variant_dirs(finished)["host"] / "metrics.json").read_text())
+    assert metrics["choices"]["quant"] == "int8_pc"
+    assert metrics["config"]["train"]["epochs"] == 2
+
+
+def test_a_second_run_does_nothing(finished):
+    assert "Nothing to be done" in snakemake(finished).stdout
+
+
+def test_decode_options_run_the_evaluation_only(finished):
+    again = jobs(snakemake(finished, "--dry-run", overrides="decode.blank_penalty=0.5"))
+    assert again == {"evaluate_float", "evaluate_program", "evaluate_variant", "describe", "metrics", "report", "track", "variants_list", "verdict"}
+
+
+def test_another_scheme_trains_nothing(finished):
+    again = jobs(snakemake(finished, "--dry-run", sweep="quant=int8_pc,int8_pt window=4s target=host"))
+    assert "quantize" in again
+    assert not again & {"corpus", "features", "tokenizer", "train"}
+
+
+def test_the_words_of_a_file_are_printed(finished):
+    audio = next((finished / "results" / "corpus").rglob("*.flac"))
+    for target, variant in variant_dirs(finished).items():
+        command = [sys.executable, "-m", "earshot.stages.transcribe", f"program={variant / 'model.pte'}", f"audio={audio}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, (target, done.stderr)
+        assert done.stdout.endswith("\n")
+
+
+def test_a_variant_that_cannot_be_lowered_is_a_row(finished):
+    """An Ethos-U memory mode that Vela does not know: the compiler fails, the other variant and the table are made, the exit status says it."""
+    overrides = "target.memory_mode=No_Such_Mode"
+    done = snakemake(finished, overrides=overrides, sweep="quant=int8_pc window=4s target=u85_256", check=False)
+    assert done.returncode != 0
+    with open(finished / "results" / "report" / "variants.csv", newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["status"] == "failed"
+    assert row["reason"]
+    assert row["variant"] in done.stdout
+
+
+@pytest.mark.parametrize("option", ["model=conformer_xxl", "modle=conformer_s"])
+def test_a_wrong_choice_stops_before_any_job(tmp_path, option):
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--directory", str(tmp_path)]
+    command += ["--snakefile", str(snakemake.__globals__["ROOT"] / "workflow" / "Snakefile"), "--config", option]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert option.split("=")[0 if "modle" in option else 1] in done.stderr
+    assert not (tmp_path / "results").exists()

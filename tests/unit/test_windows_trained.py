@@ -1,0 +1,47 @@
+"""What windows cost a trained model: its WER over windows against whole utterances, on clips of many lengths.
+
+Needs what the demo leaves under results/ (EARSHOT_RESULTS names another folder).
+"""
+
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from earshot.config import SAMPLE_RATE_HZ, Decode, Window
+from earshot.corpus.manifest import read_audio
+from earshot.evaluate import utterances
+from earshot.metrics import accuracy, compare
+from earshot.recognizers import open_model
+
+RESULTS = Path(os.environ.get("EARSHOT_RESULTS", Path(__file__).parents[2] / "results"))
+MODEL, MANIFEST = RESULTS / "train" / "conformer_xs-synth", RESULTS / "corpus" / "synth" / "test.cuts.jsonl.gz"
+TOLERANCE = 0.002  # of the WER: 0.2 points
+
+
+@pytest.mark.skipif(not (MODEL / "model.safetensors").exists(), reason=f"no {MODEL}/model.safetensors: run the demo first")
+@pytest.mark.skipif(not MANIFEST.exists(), reason=f"no {MANIFEST}: run the demo first")
+def test_windows_cost_a_trained_model_nothing(monkeypatch):
+    monkeypatch.chdir(RESULTS.parent)  # the manifest's paths are relative to where the workflow ran
+    window = Window(5.0, 1.5)
+    windowed, full = open_model(MODEL, window)
+    rows = {"windowed": [], "full": []}
+    lengths = []
+    for clip, (audio, reference) in enumerate(clips(list(utterances(MANIFEST)))):
+        features = full.front_end(audio)
+        lengths.append(len(audio) / SAMPLE_RATE_HZ)
+        for name, form in (("windowed", windowed), ("full", full)):
+            rows[name].append(compare(str(clip), lengths[-1], reference, form.words(features, Decode())))
+    assert min(lengths) < window.seconds / 2 < 2 * window.seconds < max(lengths), "clips shorter than a window and of several windows"
+    wer = {name: accuracy(of_form, 0, 0)["wer"] for name, of_form in rows.items()}
+    assert wer["windowed"] <= wer["full"] + TOLERANCE, f"{len(lengths)} clips of {min(lengths):.1f} to {max(lengths):.1f} s: {wer}"
+
+
+def clips(items):
+    """Every utterance alone, and with its successor: speech of 1 to about 15 s with the words that are spoken in it."""
+    for item in items:
+        yield read_audio(item.audio), item.reference
+    for one, other in pairwise(items):
+        yield np.concatenate([read_audio(one.audio), read_audio(other.audio)]), f"{one.reference} {other.reference}"

@@ -1,4 +1,4 @@
-"""Evaluating and transcribing with what the quantize and lower stages make, on a tiny model: host programs here."""
+"""Evaluating and transcribing with what the quantize and lower stages make, on a tiny model."""
 
 import csv
 import json
@@ -23,15 +23,15 @@ def command(stage, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A tiny model, its quantized and float programs for the host, and their variants."""
+    """A tiny model, its programs and variants: float on the host, int8 on an NPU."""
     folder = tmp_path_factory.mktemp("programs")
     write_model(folder / "model")
     for split in ("train", "dev", "test"):
         write_corpus(folder / "corpus", SECONDS, ["TURN ON THE LIGHT"] * len(SECONDS), split)
-    for scheme in ("int8_pc", "fp32"):
-        given = (f"model_dir={folder / 'model'}", f"corpus_dir={folder / 'corpus'}", "calib.utterances=4", *WINDOW)
-        command(quantize, f"quant={scheme}", "family=host", f"out={folder / scheme}", *given)
-        command(lower, "target=host", f"program_dir={folder / scheme}", f"out={folder / scheme}_host")
+    given = (f"model_dir={folder / 'model'}", f"corpus_dir={folder / 'corpus'}", "calib.utterances=4", *WINDOW)
+    for scheme, family, target in (("fp32", "host", "host"), ("int8_pc", "u85", "u85_256")):
+        command(quantize, f"quant={scheme}", f"family={family}", f"out={folder / scheme}", *given)
+        command(lower, f"target={target}", f"program_dir={folder / scheme}", f"out={folder / target}")
     return folder
 
 
@@ -46,7 +46,7 @@ def hypotheses(out) -> dict[str, str]:
 
 
 def test_the_float_program_says_what_the_checkpoint_says_in_every_form(built, tmp_path):
-    for kind, subject in (("float", "model"), ("program", "fp32"), ("variant", "fp32_host")):
+    for kind, subject in (("float", "model"), ("program", "fp32"), ("variant", "host")):
         figures(built, kind, subject, tmp_path / f"{kind}.json")
     words = hypotheses(tmp_path / "float.json")
     assert any(words.values())
@@ -55,7 +55,7 @@ def test_the_float_program_says_what_the_checkpoint_says_in_every_form(built, tm
 
 
 def test_a_host_variant_has_accuracy_times_and_memory(built, tmp_path):
-    found = figures(built, "variant", "int8_pc_host", tmp_path / "host.json")
+    found = figures(built, "variant", "host", tmp_path / "host.json")
     assert set(found["accuracy"]) == {"host_pte"}
     host = found["host"]
     assert host["timed_utterances"] == 3
@@ -65,11 +65,22 @@ def test_a_host_variant_has_accuracy_times_and_memory(built, tmp_path):
     assert host["peak_rss_mib"] > 100
 
 
-def test_the_quantized_program_and_its_pte_are_evaluated_alike(built, tmp_path):
+def test_the_quantized_program_is_evaluated_by_pytorch(built, tmp_path):
     program = figures(built, "program", "int8_pc", tmp_path / "program.json")
-    figures(built, "variant", "int8_pc_host", tmp_path / "variant.json")
     assert set(program["accuracy"]) == {"quantized"}
-    assert hypotheses(tmp_path / "program.json").keys() == hypotheses(tmp_path / "variant.json").keys()
+    assert any(hypotheses(tmp_path / "program.json").values())
+
+
+def test_the_integer_graph_of_an_npu_is_evaluated_on_a_sample(built, tmp_path):
+    every = figures(built, "variant", "u85_256", tmp_path / "all.json")
+    found = figures(built, "variant", "u85_256", tmp_path / "sample.json", "evaluation.integer_graph_utterances=2")
+    assert set(every["accuracy"]) == set(found["accuracy"]) == {"integer_graph"}
+    assert "host" not in every
+    assert (every["accuracy"]["integer_graph"]["utterances"], found["accuracy"]["integer_graph"]["utterances"]) == (4, 2)
+    assert found["split_utterances"] == 4
+    words = hypotheses(tmp_path / "all.json")
+    assert any(words.values())
+    assert hypotheses(tmp_path / "sample.json").items() <= words.items()
 
 
 def test_another_window_than_the_programs_is_refused(built, tmp_path):
@@ -78,8 +89,11 @@ def test_another_window_than_the_programs_is_refused(built, tmp_path):
     assert not (tmp_path / "x.json").exists()
 
 
-@pytest.mark.parametrize("program", ["model/model.safetensors", "fp32/quantized.pt2", "fp32_host/model.pte", "fp32_host"])
+@pytest.mark.parametrize("program", ["model/model.safetensors", "fp32/quantized.pt2", "host/model.pte", "host", "u85_256/model.pte"])
 def test_transcribe_takes_every_kind_of_program(built, tmp_path, capsys, program):
     soundfile.write(tmp_path / "a.wav", noise(1.9, 7), 16_000)
     command(transcribe, f"program={built / program}", f"audio={tmp_path / 'a.wav'}")
-    assert capsys.readouterr().out.strip()
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 1
+    assert told.out.strip()
+    assert ("integer graph" in told.err) == ("u85" in program)

@@ -17,6 +17,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from earshot import metrics, recognizers, windows
 from earshot.config import EvaluateStage
 from earshot.corpus.manifest import load_cuts, read_audio
-from earshot.errors import ConfigError, DataError
+from earshot.errors import ArtifactError, ConfigError, DataError
 from earshot.files import atomic, read_json, write_json
 from earshot.recognizers import Form
 
@@ -61,13 +62,14 @@ def evaluate(cfg: EvaluateStage) -> None:
             write_table(cfg.out, [], {})
             write_json(cfg.out, {"status": lowered["status"], "reason": lowered.get("reason", ""), **head})
             return
-    forms = open_forms(cfg)
-    chosen, total = choose(cfg, forms)
+    on_host = cfg.kind == "variant" and recognizers.is_host(cfg.subject)
+    chosen, total = choose(cfg, cfg.evaluation.integer_graph_utterances if cfg.kind == "variant" and not on_host else None)
     host = {}
-    if forms[0].name == "host_pte":
+    if on_host:  # before the program is opened for recognition: it must not outlive a change of the runtime's threads
         from earshot import timing  # imports the runtime, which the other kinds do without
 
         host = {"host": timing.host_times(cfg.subject, cfg.window, sample(chosen, cfg.evaluation.timing_utterances, cfg.evaluation.seed))}
+    forms = open_forms(cfg)
     rows = recognize(cfg, forms, chosen)
     reference = rows[forms[0].name]
     if not sum(row.words for row in reference):
@@ -122,10 +124,11 @@ def utterances(path: Path) -> Iterator[Utterance]:
         yield Utterance(cut.id, cut.duration, cut.recording.sources[0].source, cut.supervisions[0].text)
 
 
-def choose(cfg: EvaluateStage, forms: list[Form]) -> tuple[Iterable[Utterance], int]:
-    """The utterances to evaluate, and how many the split has; all but for the slow integer graph, which may be given a sample.
+def choose(cfg: EvaluateStage, limit: int | None) -> tuple[Iterable[Utterance], int]:
+    """The utterances to evaluate, a sample of at most `limit` or all, and how many the split has.
 
     Raises:
+        ArtifactError: the manifest is absent or damaged.
         DataError: the split is empty.
     """
     path = manifest(cfg)
@@ -134,7 +137,6 @@ def choose(cfg: EvaluateStage, forms: list[Form]) -> tuple[Iterable[Utterance], 
         if not total:
             raise DataError(f"{path}: no utterances; choose another split or give the corpus some for it")
     load_cuts(path)  # tells what is wrong with a file that could not be read
-    limit = cfg.evaluation.integer_graph_utterances if forms[0].name == "integer_graph" else None
     every = Stream(path, total)
     return (every if limit is None or limit >= total else sample(every, limit, cfg.evaluation.seed)), total
 
@@ -177,7 +179,11 @@ def hypotheses(cfg: EvaluateStage, forms: list[Form], item: Utterance) -> list[s
 
 
 def in_processes(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> Iterator[tuple[Utterance, list[str]]]:
-    """Utterances and their hypotheses, in order, recognized by `evaluation.jobs` processes that each open the subject."""
+    """Utterances and their hypotheses, in order, recognized by `evaluation.jobs` processes that each open the subject.
+
+    Raises:
+        ArtifactError: a process was killed, by a lack of memory for example.
+    """
     pool = ProcessPoolExecutor(cfg.evaluation.jobs, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(cfg,))
     waiting: deque = deque()
     try:
@@ -189,6 +195,9 @@ def in_processes(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> Iterator[tu
                 yield done, future.result()
         for done, future in waiting:
             yield done, future.result()
+    except BrokenProcessPool as error:
+        count = cfg.evaluation.jobs
+        raise ArtifactError(f"{cfg.subject}: one of {count} processes that ran it ended abruptly; run with evaluation.jobs=1") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -95,7 +95,7 @@ def load_program(program_dir: str | Path) -> Program:
 
 def is_host(variant_dir: str | Path) -> bool:
     """Whether a variant runs in the ExecuTorch runtime on this machine; the others are for an NPU and run here as integer graphs."""
-    return read_json(Path(variant_dir) / "lower.json").get("target") == "host"
+    return "npu" not in read_json(Path(variant_dir) / "lower.json")
 
 
 def load_variant(variant_dir: str | Path) -> Program:

@@ -11,12 +11,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
 
 from earshot import windows
 from earshot.config import SAMPLE_RATE_HZ, Window
 from earshot.corpus.manifest import read_audio
-from earshot.lower.xnnpack import HostProgram
+from earshot.lower.xnnpack import HostProgram, set_threads
 
 WARM_UP_WINDOWS = 3
 
@@ -67,8 +66,7 @@ class _Times:
 
 
 def _measure(variant_dir: str | Path, window: Window, audio: list[np.ndarray], threads: int) -> _Times:
-    # The runtime's threads can only be changed while no program is loaded.
-    _unsafe_reset_threadpool(threads)
+    set_threads(threads)
     torch.set_num_threads(threads)
     program = HostProgram(variant_dir)
     layout, silence = windows.layout(program.window_frames, window.overlap_s, program.front_end), program.front_end.silence()

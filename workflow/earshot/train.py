@@ -17,6 +17,7 @@ import torchaudio
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from earshot import optimizer
 from earshot.config import Decode, Train
 from earshot.data import Batch, Utterances, batches
 from earshot.decode import BLANK_ID, decode
@@ -43,7 +44,7 @@ class CtcTraining(lightning.LightningModule):
         return batches(self.manifests["dev"], self.dataset, self.config.batch_s, 2, 0, False)
 
     def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, betas=(0.9, 0.98))
+        return optimizer.build(self.model, self.config)
 
     def on_train_epoch_start(self) -> None:
         self.seen_s, self.sums = 0.0, {"loss": 0.0, "utterances": 0}
@@ -51,7 +52,7 @@ class CtcTraining(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         self.seen_s += batch.audio_s * self.trainer.world_size
         for group in self.optimizers().param_groups:
-            group["lr"] = self.config.lr * schedule(self.current_epoch + self.seen_s / self.train_s, self.config)
+            group["lr"] = group["peak_lr"] * schedule(self.current_epoch + self.seen_s / self.train_s, self.config)
         features, lengths = hear_silence(batch, self.config, self.dataset.front_end)
         features = spec_augment(features, self.config)
         loss = self.loss(self.model(features, lengths), self.model.output_lengths(lengths), batch).mean()

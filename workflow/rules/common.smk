@@ -1,6 +1,8 @@
 """What the rules share: the variants that the configuration asks for, and how a rule finds the values of its stage."""
 
 import sys
+from pathlib import Path
+from shlex import quote
 
 from earshot.errors import EarshotError
 from earshot.files import atomic, write_json
@@ -8,8 +10,9 @@ from earshot.pipeline import GROUPS, NAMES, hydra_value, variants
 from earshot.source_digest import source_digest
 from snakemake.exceptions import WorkflowError
 
-# The interpreter that runs Snakemake has the package; a shell's first `python` need not.
-PYTHON = sys.executable
+# In the rules, `python` is the interpreter that runs Snakemake: it has the package, a shell's own need not. A param would do as well, but then a
+# virtual environment that moved would train all models again.
+shell.prefix(f"set -euo pipefail; export PATH={quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 try:
     VARIANTS = variants(config)
@@ -66,3 +69,8 @@ def gpus(wildcards):
     """GPUs of the training: none where it is to run on the CPU or takes what there is."""
     train = owner(wildcards).config["train"]
     return train["devices"] if train["accelerator"] == "gpu" else 0
+
+
+def evaluation_threads(wildcards):
+    """A host program is timed: no other job may run beside it."""
+    return workflow.cores or 1 if owner(wildcards).family == "host" else 1

@@ -19,4 +19,4 @@ rule corpus:
         source=source_digest("corpus"),
         out=subpath(output.summary, parent=True),
     shell:
-        "{PYTHON} -m earshot.stages.corpus {params.arguments} out={params.out:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.corpus {params.arguments} out={params.out:q} 2>&1 | tee {log:q}"

@@ -19,7 +19,7 @@ rule evaluate_float:
         subject=subpath(input.subject, parent=True),
         corpus_dir=subpath(input.test, parent=True),
     shell:
-        "{PYTHON} -m earshot.stages.evaluate kind=float {params.arguments} subject={params.subject:q}"
+        "python -m earshot.stages.evaluate kind=float {params.arguments} subject={params.subject:q}"
         " corpus_dir={params.corpus_dir:q} out={output.report:q} 2>&1 | tee {log:q}"
 
 
@@ -44,7 +44,7 @@ rule evaluate_program:
         subject=subpath(input.subject, parent=True),
         corpus_dir=subpath(input.test, parent=True),
     shell:
-        "{PYTHON} -m earshot.stages.evaluate kind=program {params.arguments} subject={params.subject:q}"
+        "python -m earshot.stages.evaluate kind=program {params.arguments} subject={params.subject:q}"
         " corpus_dir={params.corpus_dir:q} out={output.report:q} 2>&1 | tee {log:q}"
 
 
@@ -69,7 +69,7 @@ rule evaluate_variant:
         subject=subpath(input.subject, parent=True),
         corpus_dir=subpath(input.test, parent=True),
     shell:
-        "{PYTHON} -m earshot.stages.evaluate kind=variant {params.arguments} subject={params.subject:q}"
+        "python -m earshot.stages.evaluate kind=variant {params.arguments} subject={params.subject:q}"
         " corpus_dir={params.corpus_dir:q} out={output.report:q} 2>&1 | tee {log:q}"
 
 
@@ -114,6 +114,6 @@ rule metrics:
         corpus=corpus_name,
         choices=choices,
     shell:
-        "{PYTHON} -m earshot.stages.metrics variant={wildcards.model:q}/{wildcards.scheme:q}/{wildcards.target:q} corpus_id={params.corpus:q}"
+        "python -m earshot.stages.metrics variant={wildcards.model:q}/{wildcards.scheme:q}/{wildcards.target:q} corpus_id={params.corpus:q}"
         " choices={params.choices:q} config={input.config:q} lower_json={input.lower:q} float_json={input.float:q}"
         " program_json={input.program:q} variant_json={input.variant:q} out={output:q} 2>&1 | tee {log:q}"

@@ -24,4 +24,4 @@ rule features:
         corpus_dir=subpath(input.train, parent=True),
         out=subpath(output.stats, parent=True),
     shell:
-        "{PYTHON} -m earshot.stages.features {params.arguments} corpus_dir={params.corpus_dir:q} out={params.out:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.features {params.arguments} corpus_dir={params.corpus_dir:q} out={params.out:q} 2>&1 | tee {log:q}"

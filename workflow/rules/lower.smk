@@ -20,4 +20,4 @@ rule lower:
         program_dir=subpath(input.program, parent=True),
         out=subpath(output.report, parent=True),
     shell:
-        "{PYTHON} -m earshot.stages.lower {params.arguments} program_dir={params.program_dir:q} out={params.out:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.lower {params.arguments} program_dir={params.program_dir:q} out={params.out:q} 2>&1 | tee {log:q}"

@@ -24,5 +24,5 @@ rule quantize:
         corpus_dir=subpath(input.train, parent=True),
         out=subpath(output.program, parent=True),
     shell:
-        "{PYTHON} -m earshot.stages.quantize {params.arguments} family={wildcards.family} model_dir={params.model_dir:q}"
+        "python -m earshot.stages.quantize {params.arguments} family={wildcards.family} model_dir={params.model_dir:q}"
         " corpus_dir={params.corpus_dir:q} out={params.out:q} 2>&1 | tee {log:q}"

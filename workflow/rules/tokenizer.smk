@@ -20,4 +20,4 @@ rule tokenizer:
         corpus_dir=subpath(input[0], parent=True),
         out=subpath(output.model, parent=True),
     shell:
-        "{PYTHON} -m earshot.stages.tokenizer {params.arguments} corpus_dir={params.corpus_dir:q} out={params.out:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.tokenizer {params.arguments} corpus_dir={params.corpus_dir:q} out={params.out:q} 2>&1 | tee {log:q}"

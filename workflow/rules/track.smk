@@ -39,7 +39,7 @@ rule report:
         title=VARIANTS[0].config["experiment_name"],
         out=subpath(output.html, parent=True),
     shell:
-        "{PYTHON} -m earshot.stages.report title={params.title:q} 'variants=[{input.variants}]' out={params.out:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.report title={params.title:q} 'variants=[{input.variants}]' out={params.out:q} 2>&1 | tee {log:q}"
 
 
 rule track:
@@ -59,7 +59,7 @@ rule track:
         source=source_digest("track"),
         experiment=experiment_name,
     shell:
-        "{PYTHON} -m earshot.stages.track {params.arguments} {params.experiment} results=results 'variants=[{input.variants}]' out={output:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.track {params.arguments} {params.experiment} results=results 'variants=[{input.variants}]' out={output:q} 2>&1 | tee {log:q}"
 
 
 # Last, and after everything else was written: the exit status says whether a variant failed.
@@ -76,4 +76,4 @@ rule verdict:
     params:
         source=source_digest("verdict"),
     shell:
-        "{PYTHON} -m earshot.stages.verdict table={input.table:q} out={output:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.verdict table={input.table:q} out={output:q} 2>&1 | tee {log:q}"

@@ -32,5 +32,5 @@ rule train:
         tokenizer_dir=subpath(input.tokenizer, parent=True),
         out=subpath(output.weights, parent=True),
     shell:
-        "{PYTHON} -m earshot.stages.train {params.arguments} {params.experiment} features_dir={params.features_dir:q}"
+        "python -m earshot.stages.train {params.arguments} {params.experiment} features_dir={params.features_dir:q}"
         " tokenizer_dir={params.tokenizer_dir:q} out={params.out:q} 2>&1 | tee {log:q}"

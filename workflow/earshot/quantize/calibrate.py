@@ -65,9 +65,13 @@ def window_features(audio_path: str | Path, front_end: FrontEnd, window_frames: 
     Raises:
         DataError: the audio cannot be used.
     """
-    features = front_end(read_audio(audio_path))[:window_frames]
-    padding = front_end.silence().expand(window_frames - len(features), -1)
-    return torch.cat([features, padding]).unsqueeze(0)
+    return fit_window(front_end(read_audio(audio_path)), front_end, window_frames)
+
+
+def fit_window(features: torch.Tensor, front_end: FrontEnd, window_frames: int) -> torch.Tensor:
+    """The first `window_frames` frames of features [T, n_mels], padded with silence at the end: [1, window_frames, n_mels]."""
+    padding = front_end.silence().expand(max(0, window_frames - len(features)), -1)
+    return torch.cat([features[:window_frames], padding]).unsqueeze(0)
 
 
 def inputs(chosen: list[Utterance], front_end: FrontEnd, window_frames: int) -> Iterator[torch.Tensor]:

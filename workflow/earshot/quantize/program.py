@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -18,25 +15,12 @@ from earshot.features import FrontEnd
 from earshot.files import atomic, read_json
 from earshot.model import Conformer
 from earshot.model.subsampling import output_frames
-from earshot.quantize.tracing import lean_tracing
+from earshot.quantize.tracing import lean_tracing, quiet
 from earshot.tokenizer import read_pieces
 
 PROGRAM, REPORT, FRONT_END, PIECES = "quantized.pt2", "quantize.json", "front_end.json", "tokenizer.pieces"
 EXPORT_TOLERANCE = 1e-4  # largest difference of a logit between the network and its exported program
 QUANTIZE_OPS = ("quantize_per_tensor", "dequantize_per_tensor")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the notices of the export machinery, which name nothing that a user could change."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def export(model: Conformer, window_frames: int, n_mels: int) -> ExportedProgram:
@@ -48,23 +32,25 @@ def export(model: Conformer, window_frames: int, n_mels: int) -> ExportedProgram
     """
     fitted = model.for_window(window_frames)
     x = torch.randn(1, window_frames, n_mels, generator=torch.Generator().manual_seed(0))
-    with _quiet():
+    with quiet():
         exported = torch.export.export(fitted, (x,), strict=True)
     with torch.no_grad():
         error = (exported.module(check_guards=False)(x) - model.eval()(x)).abs().max().item()
     if not error <= EXPORT_TOLERANCE:
-        raise ArtifactError(f"exported program: differs from the network by {error:.2g} (at most {EXPORT_TOLERANCE:g} is allowed); report this with the model")
+        raise ArtifactError(
+            f"exported program: differs from the network by {error:.2g}, allowed is {EXPORT_TOLERANCE:g}; report this with the model"
+        )
     return exported
 
 
 def quantize(exported: ExportedProgram, quantizer: Quantizer, inputs: Iterable[torch.Tensor]) -> torch.fx.GraphModule:
-    """The converted program: observers placed by `quantizer`, run over `inputs` [1, window_frames, n_mels], turned into quantize and dequantize nodes."""
-    with _quiet(), lean_tracing():
+    """The converted program: observers are placed, run over `inputs` [1, window_frames, n_mels], and replaced by quantized nodes."""
+    with quiet(), lean_tracing():
         prepared = prepare_pt2e(exported.module(check_guards=False), quantizer)
     with torch.no_grad():
         for x in inputs:
             prepared(x)
-    with _quiet(), lean_tracing():
+    with quiet(), lean_tracing():
         converted = convert_pt2e(prepared)
     converted.recompile()
     return converted
@@ -72,7 +58,7 @@ def quantize(exported: ExportedProgram, quantizer: Quantizer, inputs: Iterable[t
 
 def reexport(converted: torch.fx.GraphModule, window_frames: int, n_mels: int) -> ExportedProgram:
     """A converted graph as a program that can be saved and lowered."""
-    with _quiet(), lean_tracing(compiles=True):
+    with quiet(), lean_tracing(compiles=True):
         return torch.export.export(converted, (torch.zeros(1, window_frames, n_mels),), strict=True)
 
 
@@ -85,7 +71,7 @@ def save(exported: ExportedProgram, path: str | Path) -> None:
     shape = input_shape(exported, path)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with atomic(path) as temporary:
-        with _quiet():
+        with quiet():
             torch.export.save(exported, temporary)
         with torch.no_grad():
             wanted, found = exported.module(check_guards=False)(x), read(temporary).module(check_guards=False)(x)
@@ -103,18 +89,22 @@ def read(path: str | Path) -> ExportedProgram:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; run the quantize step, or correct the path")
     try:
-        with _quiet():
+        with quiet():
             return torch.export.load(path)
     except Exception as error:  # whatever the archive and tensor readers find wrong with the bytes
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ArtifactError(f"{path}: damaged or no torch.export program ({reason}); delete it and run the step that makes it again") from error
+        raise ArtifactError(
+            f"{path}: damaged or no torch.export program ({reason}); delete it and run the step that makes it again"
+        ) from error
 
 
 def _shapes(nodes: dict[str, torch.fx.Node], names: Iterable[str], path: str | Path, what: str) -> torch.Size:
     values = [nodes[name].meta["val"] for name in names]
     if len(values) != 1 or not isinstance(values[0], torch.Tensor) or values[0].dim() != 3 or values[0].dtype != torch.float32:
         found = ", ".join(f"{getattr(v, 'dtype', type(v).__name__)} {list(getattr(v, 'shape', []))}" for v in values)
-        raise ArtifactError(f"{path}: {what} is {found or 'missing'}, expected one float32 tensor of three dimensions; give a program of this workflow")
+        raise ArtifactError(
+            f"{path}: {what} is {found or 'missing'}, expected one float32 tensor of three dimensions; give a program of this workflow"
+        )
     return values[0].shape
 
 
@@ -143,10 +133,14 @@ def check_fits(exported: ExportedProgram, path: str | Path, window_frames: int, 
     """
     found, wanted = list(input_shape(exported, path)), [1, window_frames, n_mels]
     if found != wanted:
-        raise ArtifactError(f"{path}: takes {found}, but window and front end give {wanted}; set window.seconds to what the program was made for")
+        raise ArtifactError(
+            f"{path}: takes {found}, but window and front end give {wanted}; set window.seconds to what the program was made for"
+        )
     found, wanted = list(output_shape(exported, path)), [1, output_frames(window_frames), outputs]
     if found != wanted:
-        raise ArtifactError(f"{path}: gives {found}, but window and tokenizer.pieces ask for {wanted}; give the model that the program was made of")
+        raise ArtifactError(
+            f"{path}: gives {found}, but window and tokenizer.pieces ask for {wanted}; give the model that the program was made of"
+        )
     if is_quantized(exported) != quantized:
         kind = "quantized" if not quantized else "float"
         raise ArtifactError(f"{path}: a {kind} program, but the scheme asks for the other; choose another quant or another program")

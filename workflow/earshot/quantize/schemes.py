@@ -33,7 +33,7 @@ def check(quant: Quant, family: str) -> None:
     """
     if family not in quant.families:
         raise ConfigError(
-            f"quant={quant.scheme}: not possible on targets of family {family}; choose a target of {', '.join(quant.families)}, or another quant"
+            f"quant={quant.scheme}: not possible on targets of family {family}; choose a target of family {', '.join(quant.families)}"
         )
     if not quant.quantize:
         if family != "host":
@@ -76,7 +76,7 @@ def quantizer(quant: Quant, calib: Calib, family: str) -> Quantizer:
 
 
 def by_module(graph_module: torch.fx.GraphModule) -> dict[str, dict[str, str]]:
-    """How each layer with weights of a converted program stores its numbers: {module: {"weight": ..., "activation": ...}}; float where not quantized."""
+    """How each layer with weights of a program stores its numbers: {module: {"weight": ..., "activation": ...}}."""
     layers = {"linear", "conv1d", "conv2d"}
     found: dict[str, dict[str, str]] = {}
     for node in graph_module.graph.nodes:

@@ -1,13 +1,15 @@
 """Doing only the work that counts while programs are traced, rewritten and lowered.
 
-ExecuTorch's passes run a program of some thousand nodes a hundred times over. Most of that time goes to bookkeeping that no result depends on;
-within `lean_tracing` it is left out. What is lowered is the same to the byte (tests/unit/test_lower.py compares).
+ExecuTorch's passes run a program of some thousand nodes a hundred times over. Much of that time goes to bookkeeping that no result
+depends on; within `lean_tracing` it is left out. What is lowered is the same to the byte (tests/unit/test_lower.py compares).
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +24,19 @@ _recompile = GraphModule.recompile
 _is_builtin = library_utils.is_builtin
 _COMPILED = ("_code", "_lineno_map", "_prologue_start")  # what recompile leaves in a module besides `forward`
 _PURE_NAMESPACES = ("tosa", "quantized_decomposed")  # operators whose output's shape and type follow from their arguments alone
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the notices of the export machinery, which name nothing that a user could change."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager

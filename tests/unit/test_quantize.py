@@ -1,0 +1,158 @@
+"""The quantize stage on a tiny model: what is calibrated on, what is recorded, what is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from lhotse import CutSet
+from stage_command import fails, run
+from tiny_recognizer import PIECES, noise, write_corpus, write_model
+from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
+from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+
+from earshot.config import Calib, Quant
+from earshot.corpus.manifest import load_cuts
+from earshot.model import checkpoint
+from earshot.quantize import calibrate, program, schemes
+
+SECONDS = [0.7, 1.0, 1.5, 2.0, 2.5, 3.0]
+WINDOW = ("window=4s", "window.seconds=2", "window.overlap_s=0.5")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quantize")
+    write_model(folder / "model")
+    for split in ("train", "dev", "test"):
+        write_corpus(folder / "corpus", SECONDS, ["GO"] * len(SECONDS), split)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def host(folder):
+    """A program directory of int8 on the host."""
+    run("quantize", "quant=int8_pc", "family=host", "calib.utterances=4", "calib.seed=3", f"out={folder / 'host'}", *given(folder), *WINDOW)
+    return folder / "host"
+
+
+def given(folder) -> tuple[str, ...]:
+    return f"model_dir={folder / 'model'}", f"corpus_dir={folder / 'corpus'}"
+
+
+def test_the_quantized_program_says_about_what_the_network_says(folder, host):
+    quantized, recognizer = program.load(host), checkpoint.load(folder / "model")
+    assert quantized.window_frames == 200
+    assert quantized.pieces == PIECES
+    features = calibrate.fit_window(quantized.front_end(noise(1.3, 7)), quantized.front_end, 200)[0]
+    with torch.no_grad():
+        logits = recognizer.model(features[None])[0]
+    error = quantized(features) - logits
+    assert not torch.equal(quantized(features), logits)
+    assert 10 * torch.log10(logits.square().sum() / error.square().sum()) > 20  # dB
+
+
+def test_the_report_names_what_was_calibrated_on_and_how_each_layer_is_stored(folder, host):
+    report = json.loads((host / "quantize.json").read_text())
+    train = {cut.id for cut in load_cuts(folder / "corpus" / "train.cuts.jsonl.gz")}
+    ids = report["calibration"]["ids"]
+    assert len(set(ids)) == 4 and set(ids) < train
+    assert report["calibration"]["seed"] == 3
+    stored = {"weight": "int8 per channel [-127, 127]", "activation": "int8 per tensor [-128, 127]"}
+    assert report["modules"]["blocks.0.feed_forward1.widen"] == stored
+    assert report["model_sha256"] == checkpoint.model_digest(folder / "model")
+
+
+def test_the_seed_chooses_and_longest_takes_the_longest(folder):
+    def ids(**calib):
+        return [utterance.id for utterance in calibrate.choose(folder / "corpus", Calib(utterances=3, **calib))]
+
+    assert ids(seed=1) == ids(seed=1)
+    assert len({tuple(ids(seed=seed)) for seed in range(5)}) > 1
+    assert ids(sampling="longest") == ["train-5", "train-4", "train-3"]
+
+
+def test_short_speech_is_padded_with_silence_and_long_speech_is_cut(folder, front_end):
+    x = calibrate.window_features(folder / "corpus" / "train-0.flac", front_end, 200)[0]
+    spoken = front_end.frames(round(0.7 * 16000))
+    assert torch.equal(x[spoken:], front_end.silence().expand(200 - spoken, -1))
+    assert calibrate.window_features(folder / "corpus" / "train-5.flac", front_end, 200).shape == (1, 200, 80)
+
+
+@pytest.mark.parametrize("same", ["id", "audio"])
+def test_calibrating_on_held_out_speech_is_refused(folder, tmp_path, same):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(folder / "corpus", corpus)
+    (cut,) = [cut for cut in load_cuts(corpus / "train.cuts.jsonl.gz") if cut.id == "train-2"]
+    if same == "audio":
+        cut = cut.with_id("another")
+    else:
+        cut.recording.sources[0].source = str(tmp_path / "copy.flac")
+    CutSet.from_cuts([cut]).to_file(corpus / "test.cuts.jsonl.gz")
+    message = fails(
+        "quantize",
+        "quant=int8_pc",
+        "family=host",
+        f"model_dir={folder / 'model'}",
+        f"corpus_dir={corpus}",
+        f"out={tmp_path / 'out'}",
+        *WINDOW,
+    )
+    assert "test.cuts.jsonl.gz" in message and ("another" if same == "audio" else "train-2") in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("quant=a16w8", "family=u55"), ("a16w8", "family u55", "u85")),
+        (("quant=fp32", "family=u85"), ("fp32", "host")),
+        (("quant=int8_pc", "family=host", "window.seconds=0.3", "window.overlap_s=0.1"), ("window.seconds", "0.5")),
+    ],
+)
+def test_what_cannot_be_quantized_is_refused_before_any_work(folder, tmp_path, arguments, named):
+    message = fails("quantize", *given(folder), f"out={tmp_path / 'out'}", *WINDOW[:1], *arguments)
+    assert all(word in message for word in named)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("observer", "kind"), [("histogram", HistogramObserver), ("minmax", MinMaxObserver)])
+@pytest.mark.parametrize(("scheme", "family"), [("int8", "u85"), ("a16w8", "u85"), ("int8", "host")])
+def test_activations_are_observed_as_the_configuration_says(observer, kind, scheme, family):
+    layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 4)).eval()
+    exported = torch.export.export(layer, (torch.zeros(1, 4),), strict=True).module(check_guards=False)
+    quant = Quant(scheme=scheme, activation_bits=16 if scheme == "a16w8" else 8)
+    prepared = prepare_pt2e(exported, schemes.quantizer(quant, Calib(observer=observer), family))
+    observed = {
+        type(prepared.get_submodule(node.target))
+        for node in prepared.graph.nodes
+        if node.op == "call_module" and node.args[0].op != "get_attr"
+    }
+    assert observed == {kind}
+
+
+def test_a_published_program_stands_in_for_calibration(folder, host, tmp_path):
+    shutil.copyfile(host / "quantized.pt2", tmp_path / "published.pt2")
+    arguments = ("quant=int8_pc", f"quant.from_program={tmp_path / 'published.pt2'}", "family=host", *given(folder))
+    run("quantize", *arguments, f"out={tmp_path / 'out'}", *WINDOW)
+    features = torch.randn(200, 80, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(program.load(tmp_path / "out")(features), program.load(host)(features))
+    assert json.loads((tmp_path / "out" / "quantize.json").read_text())["calibration"] is None
+    message = fails("quantize", *arguments, f"out={tmp_path / 'other'}", "window=4s")
+    assert "[1, 200, 80]" in message and "[1, 400, 80]" in message and "window.seconds" in message
+
+
+def test_a_damaged_program_is_refused_by_its_name(folder, host, tmp_path):
+    content = (host / "quantized.pt2").read_bytes()
+    for name, damaged in (("half.pt2", content[: len(content) // 2]), ("text.pt2", b"not a program"), ("empty.pt2", b"")):
+        (tmp_path / name).write_bytes(damaged)
+        message = fails(
+            "quantize",
+            "quant=int8_pc",
+            f"quant.from_program={tmp_path / name}",
+            "family=host",
+            *given(folder),
+            f"out={tmp_path / 'out'}",
+            *WINDOW,
+        )
+        assert name in message and "damaged" in message

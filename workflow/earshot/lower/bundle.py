@@ -1,0 +1,97 @@
+# ruff: noqa: E501 (the lines of the README are as long as its tables ask for)
+"""The device bundle: what a firmware needs beside model.pte, and a README that says what it must do."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from earshot.config import SAMPLE_RATE_HZ, Target
+from earshot.files import atomic
+from earshot.lower import vela_report
+from earshot.lower.tosa import IntegerGraph
+from earshot.model.subsampling import FACTOR
+from earshot.quantize.calibrate import fit_window
+
+MEMORY, README = "memory.csv", "README.md"
+FILES = (README, MEMORY, *(f"golden_{end}.{kind}" for end in ("audio", "input", "output") for kind in ("npy", "bin")))
+
+
+def golden_audio(samples: int) -> np.ndarray:
+    """A fixed signal [samples] of int16: tones of changing loudness and pitch, and noise; computed in integers."""
+    n = np.arange(samples, dtype=np.int64)
+    noise = (n * 1103515245 + 12345) % (1 << 31) >> 20  # 0 ... 2047, a linear congruence of the index
+    triangle = np.abs((n * (80 + n // 4000 * 17)) % 4000 - 2000) * 8 - 8000
+    loudness = np.abs(n % 16000 - 8000)
+    return (triangle * loudness // 8000 + noise - 1024).astype(np.int16)
+
+
+def write(folder: Path, target: Target, npu: dict, window_s: float) -> None:
+    """Add golden vectors, the memory table and README.md to a variant directory that holds the compiled files."""
+    graph = IntegerGraph(folder)
+    audio = golden_audio(round(window_s * SAMPLE_RATE_HZ))
+    features = fit_window(graph.front_end(audio.astype(np.float32) / 32768.0), graph.front_end, graph.window_frames)[0]
+    integers = graph.quantize(features)
+    for name, array in (("audio", audio), ("input", integers), ("output", graph.run(integers))):
+        np.save(folder / f"golden_{name}.npy", array)
+        (folder / f"golden_{name}.bin").write_bytes(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    with atomic(folder / MEMORY) as temporary, open(temporary, "w", newline="") as stream:
+        table = vela_report.memory(folder / vela_report.SUMMARY)
+        writer = csv.DictWriter(stream, ["memory", "kib", "holds"])
+        writer.writeheader()
+        writer.writerows(table)
+    with atomic(folder / README) as temporary:
+        temporary.write_text(readme(graph, target, npu, window_s, table))
+
+
+def readme(graph: IntegerGraph, target: Target, npu: dict, window_s: float, memory: list[dict]) -> str:
+    """What the firmware must do, with the numbers of this variant."""
+    front, config = graph.front_end, graph.front_end.config
+    source, sink = graph.boundary["input"], graph.boundary["output"]
+    _, frames, bins = source["shape"]
+    _, outputs, pieces = sink["shape"]
+    output_ms = 1000 * FACTOR * front.hop_length / SAMPLE_RATE_HZ
+    rows = "\n".join(f"| {row['memory']} | {row['kib']:.1f} | {row['holds']} |" for row in memory)
+    return f"""# Speech recognition on {target.accelerator}
+
+Made by earshot for `{target.accelerator}`, system configuration `{target.system_config}`, memory mode `{target.memory_mode}`. Vela's estimate for a
+window of {window_s:g} s: {npu["cycles"]:,} cycles, {npu["latency_ms"]:.2f} ms at {npu["clock_hz"] / 1e6:g} MHz. An estimate is no measurement: measure on the device.
+
+| file | content |
+|---|---|
+| `model.pte` | the program for the ExecuTorch runtime with the EthosUBackend delegate |
+| `tokenizer.pieces` | the text of each output, one a line, line 0 is the blank; `▁` marks the start of a word |
+| `front_end.json` | every constant of the front end: window, mel filters, mean and standard deviation |
+| `golden_audio`, `golden_input`, `golden_output` | a signal, the integers that go in, the integers that must come out; `.npy`, and `.bin` (little endian, row by row) |
+| `memory.csv` | the memory that the program uses |
+| `graph.tosa`, `vela_summary.csv`, `vela_per_layer.csv` | what was compiled, and what the compiler says of it |
+
+## What the firmware must do
+
+1. **Audio.** {SAMPLE_RATE_HZ} Hz, mono, samples as numbers in -1 to 1 (16-bit: divide by 32768). No dither, no pre-emphasis, no removal of the mean.
+2. **Front end.** Every {config.hop_length} samples, an FFT of {config.n_fft} samples; the Hann window of {config.win_length} samples lies in their middle, the rest is multiplied by 0.
+   Squared magnitude, {config.n_mels} mel filters ({config.f_min_hz:g} to {config.f_max_hz:g} Hz), natural logarithm of max(energy, {config.log_floor:g}), minus `mean`, divided by `std`, each of its bin:
+   x[frame][bin]. No padding: the first frame begins with the first sample.
+3. **Window.** {frames} frames. Shorter speech is padded at its end with the features of silence: (ln({config.log_floor:g}) - mean) / std of each bin.
+4. **Quantize.** q = round(x / {source["scale"]!r}) + {source["zero_point"]}, clamped to {source["min"]} ... {source["max"]}, {source["dtype"]}; round half to even.
+   The `quantize_per_tensor` kernel in `model.pte` does this where the runtime has the quantized kernels linked: then give it x as float32.
+5. **Run.** Input [1, {frames}, {bins}] {source["dtype"]}, frame after frame, in each frame bin after bin, no transposition. Output [1, {outputs}, {pieces}] {sink["dtype"]}, an output every {output_ms:g} ms.
+   Output k looks at the frames from {FACTOR} k on; of padded speech of n frames only the first ((n - 1) / 2 - 1) / 2 outputs count (integer division).
+6. **Logits.** logit = (q - ({sink["zero_point"]})) * {sink["scale"]!r}. The scale is positive and common to all: greedy decoding can compare the integers as they are.
+7. **Decode.** Greedy CTC: of each output the index of the largest value; drop repetitions of the index before; drop index 0, the blank; join the pieces
+   of `tokenizer.pieces`, each `▁` as a space.
+
+Check steps 1 to 4 with `golden_audio` and `golden_input` (an integer may differ by one where the logarithm rounds differently), step 5 with
+`golden_input` and `golden_output` (must be equal).
+
+## Memory
+
+| memory | KiB | holds |
+|---|---|---|
+{rows}
+
+The runtime needs besides: `model.pte` itself ({"from flash" if npu["flash_kib"] else "from DRAM"}, it contains the weights counted above), its method allocator, and the float input and output
+({4 * frames * bins / 1024:.1f} and {4 * outputs * pieces / 1024:.1f} KiB) where quantization is left to the program.
+"""

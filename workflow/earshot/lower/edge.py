@@ -1,0 +1,79 @@
+"""What both ways of lowering share: from a program and a partitioner to the bytes of a .pte, and what runs where."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import executorch.kernels.quantized  # noqa: F401 (registers the kernels of quantize and dequantize on the CPU)
+import torch
+from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
+from executorch.exir.backend.partitioner import Partitioner
+from executorch.exir.lowered_backend_module import LoweredBackendModule
+from torch.export import ExportedProgram
+
+from earshot.quantize.tracing import lean_tracing, quiet
+
+
+@dataclass
+class Lowered:
+    """A compiled program."""
+
+    pte: bytes
+    operators_delegated: dict[str, int]  # edge operators by kind, as the delegates took them over
+    operators_cpu: dict[str, int]  # those that are left to the CPU
+    boundary: dict[str, dict] = field(default_factory=dict)  # "input", "output": how the delegate's integers follow from floats
+
+
+def lower(exported: ExportedProgram, partitioner: Partitioner) -> EdgeProgramManager:
+    """Give a partitioner what it can take. The intermediate programs are not verified again: what matters is the backend's own checks."""
+    config = EdgeCompileConfig(_check_ir_validity=False)
+    with quiet(), lean_tracing():
+        return to_edge_transform_and_lower(exported, partitioner=[partitioner], compile_config=config)
+
+
+def finish(edge: EdgeProgramManager, quantized: bool) -> Lowered:
+    """The .pte of a lowered program, and what of it runs where."""
+    graph_module = edge.exported_program().graph_module
+    delegates = [module for module in graph_module.modules() if isinstance(module, LoweredBackendModule)]
+    delegated: Counter[str] = Counter()
+    for delegate in delegates:
+        delegated.update(_kinds(delegate.original_module.graph_module))
+        # Where intermediate files were written while compiling is no part of a program: the same input gives the same bytes.
+        delegate.compile_specs[:] = [spec for spec in delegate.compile_specs if spec.key != "debug_artifact_path"]
+    cpu = _kinds(graph_module)
+    boundary = _boundary(graph_module) if quantized and len(delegates) == 1 else {}
+    with quiet(), lean_tracing():
+        pte = edge.to_executorch(ExecutorchBackendConfig()).buffer
+    return Lowered(bytes(pte), dict(sorted(delegated.items())), dict(sorted(cpu.items())), boundary)
+
+
+def _kinds(graph_module: torch.fx.GraphModule) -> Counter[str]:
+    """Operators by kind; calls of delegates and the unpacking of their results are none."""
+    kinds: Counter[str] = Counter()
+    for node in graph_module.graph.nodes:
+        name = getattr(node.target, "_name", None) or getattr(node.target, "__name__", str(node.target))
+        if node.op == "call_function" and name not in ("executorch_call_delegate", "getitem"):
+            kinds[name.split("::")[-1].removesuffix(".default")] += 1
+    return kinds
+
+
+def _boundary(graph_module: torch.fx.GraphModule) -> dict[str, dict]:
+    """How the input is quantized and the output dequantized; empty where anything else is left on the CPU."""
+    calls = [node for node in graph_module.graph.nodes if node.op == "call_function" and getattr(node.target, "__name__", "") != "getitem"]
+    quantize = [node for node in calls if ".quantize_per_tensor" in str(node.target) or "::quantize_per_tensor" in str(node.target)]
+    dequantize = [node for node in calls if ".dequantize_per_tensor" in str(node.target) or "::dequantize_per_tensor" in str(node.target)]
+    if len(quantize) != 1 or len(dequantize) != 1 or len(calls) != 3:
+        return {}
+    ends = {}
+    for name, node in (("input", quantize[0]), ("output", dequantize[0])):
+        _, scale, zero_point, low, high, dtype = node.args[:6]
+        ends[name] = {
+            "shape": list(node.meta["val"].shape),
+            "dtype": str(dtype).removeprefix("torch."),
+            "scale": scale,
+            "zero_point": zero_point,
+            "min": low,
+            "max": high,
+        }
+    return ends

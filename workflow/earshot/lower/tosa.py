@@ -1,0 +1,76 @@
+"""The integer graph: the very TOSA graph that Vela compiles, run by the TOSA reference model, bit by bit what the NPU computes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import tosa_reference_model
+
+from earshot.errors import ArtifactError
+from earshot.features import FrontEnd
+from earshot.files import read_json
+from earshot.lower.descriptors import output_to
+from earshot.tokenizer import read_pieces
+
+GRAPH, BOUNDARY, FRONT_END, PIECES = "graph.tosa", "graph.json", "front_end.json", "tokenizer.pieces"
+
+
+class IntegerGraph:
+    """The compiled graph of a variant: features [window_frames, n_mels] to logits [T', V]. Can be pickled, for several processes."""
+
+    def __init__(self, variant_dir: str | Path) -> None:
+        """Read a variant directory.
+
+        Raises:
+            ArtifactError: a file is absent or damaged, or a part of the program is not in the graph.
+        """
+        variant_dir = Path(variant_dir)
+        self.path = variant_dir / GRAPH
+        self.boundary = read_json(variant_dir / BOUNDARY)
+        self._input, self._output = self.boundary["input"], self.boundary["output"]
+        self.front_end, self.pieces = FrontEnd.load(variant_dir / FRONT_END), read_pieces(variant_dir / PIECES)
+        self.window_frames = self._input["shape"][1]
+        if not self.path.is_file():
+            raise ArtifactError(f"{self.path}: no such file; run the lower step")
+        self._graph = self.path.read_bytes()
+        if hashlib.sha256(self._graph).hexdigest() != self.boundary["graph_sha256"]:  # a damaged graph can end the process in native code
+            raise ArtifactError(f"{self.path}: damaged, not the graph that was compiled; delete it and run the lower step again")
+
+    def quantize(self, features: torch.Tensor) -> np.ndarray:
+        """Features [window_frames, n_mels] to the graph's integers [1, window_frames, n_mels]."""
+        end = self._input
+        inverse = torch.tensor(1.0 / end["scale"], dtype=torch.float32)  # as ExecuTorch's and PyTorch's kernels do: multiply by the inverse
+        integers = torch.round(features[None].float() * inverse) + end["zero_point"]
+        return integers.clamp(end["min"], end["max"]).numpy().astype(end["dtype"])
+
+    def dequantize(self, integers: np.ndarray) -> torch.Tensor:
+        """The graph's integers [1, T', V] to logits [T', V]."""
+        end = self._output
+        return (torch.from_numpy(integers[0].astype(np.int32)) - end["zero_point"]).float() * torch.tensor(
+            end["scale"], dtype=torch.float32
+        )
+
+    def run(self, integers: np.ndarray) -> np.ndarray:
+        """Integers in, integers out.
+
+        Raises:
+            ArtifactError: the reference model cannot run the graph.
+        """
+        try:
+            with output_to(os.devnull):  # a notice at each run that the graph is of TOSA 1.0
+                outputs, status = tosa_reference_model.run(self._graph, [integers], verbosity="LOW")
+        except Exception as error:  # the reference model raises what its native code throws
+            raise ArtifactError(
+                f"{self.path}: cannot be run ({str(error).strip()[:200]}); delete it and run the lower step again"
+            ) from error
+        valid = status == tosa_reference_model.GraphStatus.TOSA_VALID and len(outputs) == 1
+        if not valid or list(outputs[0].shape) != self._output["shape"] or outputs[0].dtype != self._output["dtype"]:
+            raise ArtifactError(f"{self.path}: gave no valid result ({status.name}); delete it and run the lower step again")
+        return outputs[0]
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        return self.dequantize(self.run(self.quantize(features)))

@@ -1,0 +1,64 @@
+"""The host: a program lowered to XNNPACK's kernels, run by the ExecuTorch runtime in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import executorch.kernels.quantized  # noqa: F401 (registers the kernels of quantize and dequantize)
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.extension.pybindings import portable_lib
+from executorch.runtime import Runtime, Verification
+from torch.export import ExportedProgram
+
+from earshot.errors import ArtifactError
+from earshot.features import FrontEnd
+from earshot.lower import edge
+from earshot.lower.edge import Lowered
+from earshot.tokenizer import read_pieces
+
+PTE, FRONT_END, PIECES = "model.pte", "front_end.json", "tokenizer.pieces"
+
+
+def lower(exported: ExportedProgram) -> Lowered:
+    """Lower a program, quantized or not, to XNNPACK; what XNNPACK does not take is left to ExecuTorch's portable kernels."""
+    return edge.finish(edge.lower(exported, XnnpackPartitioner()), quantized=False)
+
+
+def set_threads(threads: int) -> None:
+    """Threads of the runtime, for the whole process; programs that are loaded now must be loaded again after it."""
+    portable_lib._unsafe_reset_threadpool(threads)
+
+
+class HostProgram:
+    """The .pte of a host variant: features [window_frames, n_mels] to logits [T', V]."""
+
+    def __init__(self, variant_dir: str | Path) -> None:
+        """Read a variant directory.
+
+        Raises:
+            ArtifactError: a file is absent or damaged, or the program does not fit its front end or pieces.
+        """
+        variant_dir = Path(variant_dir)
+        self.front_end, self.pieces = FrontEnd.load(variant_dir / FRONT_END), read_pieces(variant_dir / PIECES)
+        path = variant_dir / PTE
+        if not path.is_file():
+            raise ArtifactError(f"{path}: no such file; run the lower step")
+        try:
+            self._program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
+            self._method = self._program.load_method("forward")
+        except RuntimeError as error:
+            raise ArtifactError(f"{path}: damaged or no ExecuTorch program ({error}); delete it and run the lower step again") from error
+        (_, self.window_frames, n_mels), (_, _, outputs) = (
+            self._method.metadata.input_tensor_meta(0).sizes(),
+            self._method.metadata.output_tensor_meta(0).sizes(),
+        )
+        if (n_mels, outputs) != (self.front_end.n_mels, len(self.pieces)):
+            raise ArtifactError(
+                f"{path}: takes {n_mels} mel bins and gives {outputs} outputs, but {FRONT_END} and {PIECES} have "
+                f"{self.front_end.n_mels} and {len(self.pieces)}; take all files from one variant"
+            )
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        (logits,) = self._method.execute([features[None].contiguous()])
+        return logits[0].clone()  # the runtime's memory is overwritten by the next call

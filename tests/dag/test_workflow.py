@@ -62,7 +62,17 @@ def test_a_second_run_does_nothing(finished):
 
 def test_decode_options_run_the_evaluation_only(finished):
     again = jobs(snakemake(finished, "--dry-run", overrides="decode.blank_penalty=0.5"))
-    assert again == {"evaluate_float", "evaluate_program", "evaluate_variant", "describe", "metrics", "report", "track", "variants_list", "verdict"}
+    assert again == {
+        "evaluate_float",
+        "evaluate_program",
+        "evaluate_variant",
+        "describe",
+        "metrics",
+        "report",
+        "track",
+        "variants_list",
+        "verdict",
+    }
 
 
 def test_another_scheme_trains_nothing(finished):
@@ -81,7 +91,7 @@ def test_the_words_of_a_file_are_printed(finished):
 
 
 def test_a_variant_that_cannot_be_lowered_is_a_row(finished):
-    """An Ethos-U memory mode that Vela does not know: the compiler fails, the other variant and the table are made, the exit status says it."""
+    """An Ethos-U memory mode that Vela does not know: the compiler fails, the table is made, the exit status says it."""
     overrides = "target.memory_mode=No_Such_Mode"
     done = snakemake(finished, overrides=overrides, sweep="quant=int8_pc window=4s target=u85_256", check=False)
     assert done.returncode != 0

@@ -10,11 +10,9 @@ import gzip
 import hashlib
 import itertools
 import json
-import multiprocessing
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +21,8 @@ from lhotse import CutSet
 from lhotse.cut import MonoCut
 from lhotse.features.base import Features as FeaturesManifest
 from lhotse.features.io import LilcomChunkyWriter
-from tqdm import tqdm
 
+from earshot import parallel
 from earshot.config import SAMPLE_RATE_HZ, Features
 from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.errors import DataError
@@ -32,36 +30,31 @@ from earshot.features import LogMel
 from earshot.files import atomic, sha256
 
 
-def compute(split: str, corpus_dir: Path, config: Features, out: Path) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Store the features of a split in `out`; yields each shard's sum and sum of squares per bin and its frames."""
+@dataclass
+class Sums:
+    """Over frames, per mel bin: the features, their squares, and how many frames there are."""
+
+    total: np.ndarray
+    squares: np.ndarray
+    frames: int
+
+
+def compute(split: str, corpus_dir: Path, config: Features, out: Path) -> Iterator[Sums]:
+    """Store the features of a split in `out`; yields what each shard adds to the statistics."""
     manifest = corpus_dir / f"{split}.cuts.jsonl.gz"
     # Of other audio or settings no shard may be taken over, so both are in the name of the folder.
     key = json.dumps([asdict(config), sha256(manifest)], sort_keys=True).encode()
     folder = out / "shards" / f"{split}-{hashlib.sha256(key).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    shards = 0
-    bar = tqdm(desc=f"features of {split}", unit="utt", disable=None)
-    with ProcessPoolExecutor(config.jobs, mp_context=multiprocessing.get_context("forkserver"), initializer=_one_thread) as pool:
-        pending: set[Future] = set()
-        cuts = iter(load_cuts(manifest))
-        while True:
-            batch = list(itertools.islice(cuts, config.shard_utterances))
-            if batch:
-                pending.add(pool.submit(_shard, batch, config, folder / f"{shards:06d}"))
-                shards += 1
-            while pending and (not batch or len(pending) >= 2 * config.jobs):
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    total, squares, frames, utterances = future.result()
-                    bar.update(utterances)
-                    yield total, squares, frames
-            if not batch:
-                break
-    bar.close()
-    if not shards:
+    shards = _shards(manifest, config, folder)
+    count = 0
+    for sums in parallel.ordered(store, shards, jobs=config.jobs, total=None, unit="shard", what=f"features of {split}"):
+        count += 1
+        yield sums
+    if not count:
         raise DataError(f"{manifest}: the split {split} is empty; choose other subsets or a larger corpus")
     with atomic(out / f"{split}.cuts.jsonl.gz") as temporary, gzip.open(temporary, "wb", compresslevel=3) as sink:
-        for index in range(shards):
+        for index in range(count):
             with gzip.open(folder / f"{index:06d}.jsonl.gz", "rb") as source:
                 shutil.copyfileobj(source, sink)
     for other in out.glob(f"shards/{split}-*"):
@@ -69,34 +62,48 @@ def compute(split: str, corpus_dir: Path, config: Features, out: Path) -> Iterat
             shutil.rmtree(other)
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+@dataclass
+class Shard:
+    """Some cuts, and where their features go: `path`.lca holds them, `path`.jsonl.gz the cuts, `path`.npz the sums."""
+
+    cuts: list[MonoCut]
+    config: Features
+    path: Path
 
 
-def _shard(cuts: list[MonoCut], config: Features, path: Path) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Features of one shard: `path`.lca holds them and `path`.jsonl.gz the cuts; the sums are kept beside for a resumed run."""
-    manifest, sums = path.with_suffix(".jsonl.gz"), path.with_suffix(".npz")
+def _shards(manifest: Path, config: Features, folder: Path) -> Iterator[Shard]:
+    cuts = iter(load_cuts(manifest))
+    for index in itertools.count():
+        some = list(itertools.islice(cuts, config.shard_utterances))
+        if not some:
+            return
+        yield Shard(some, config, folder / f"{index:06d}")
+
+
+def store(shard: Shard) -> Sums:
+    """Compute and store a shard, unless an interrupted run has done so."""
+    manifest, sums = shard.path.with_suffix(".jsonl.gz"), shard.path.with_suffix(".npz")
     if not manifest.exists():
-        log_mel = LogMel(config)
-        total, squares, frames = np.zeros(config.n_mels), np.zeros(config.n_mels), 0
-        stored = []
-        with LilcomChunkyWriter(path.with_suffix(".lca"), mode="wb") as writer:
-            for cut in cuts:
+        log_mel = LogMel(shard.config)
+        total, squares, frames = np.zeros(shard.config.n_mels), np.zeros(shard.config.n_mels), 0
+        with LilcomChunkyWriter(shard.path.with_suffix(".lca"), mode="wb") as writer:
+            for cut in shard.cuts:
                 features = log_mel(read_audio(cut.recording.sources[0].source)).numpy()
                 total += features.sum(axis=0, dtype=np.float64)
                 squares += np.square(features, dtype=np.float64).sum(axis=0)
                 frames += len(features)
-                stored.append(_with_features(cut, features, writer, config))
+                cut.features = _described(cut, features, writer, shard.config)
         np.savez(sums, total=total, squares=squares, frames=frames)
         with atomic(manifest) as temporary:
-            CutSet.from_cuts(stored).to_file(temporary)
+            CutSet.from_cuts(shard.cuts).to_file(temporary)
     with np.load(sums) as content:
-        return content["total"], content["squares"], int(content["frames"]), len(cuts)
+        return Sums(content["total"], content["squares"], int(content["frames"]))
 
 
-def _with_features(cut: MonoCut, features: np.ndarray, writer: LilcomChunkyWriter, config: Features) -> MonoCut:
+def _described(cut: MonoCut, features: np.ndarray, writer: LilcomChunkyWriter, config: Features) -> FeaturesManifest:
+    """Write the features of a cut; lhotse's description of where they are."""
     shift = config.hop_length / SAMPLE_RATE_HZ
-    manifest = FeaturesManifest(
+    return FeaturesManifest(
         type="log-mel",
         num_frames=len(features),
         num_features=config.n_mels,
@@ -110,8 +117,6 @@ def _with_features(cut: MonoCut, features: np.ndarray, writer: LilcomChunkyWrite
         recording_id=cut.recording.id,
         channels=0,
     )
-    cut.features = manifest
-    return cut
 
 
 def load(cut: MonoCut) -> torch.Tensor:

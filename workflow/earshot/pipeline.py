@@ -76,8 +76,8 @@ class Variant:
 def variants(settings: Mapping[str, Any]) -> list[Variant]:
     """The variants that `snakemake --config` asks for, in the order of the sweep.
 
-    `settings` may hold `experiment`, any group (`model=conformer_s`), `sweep` (text in Hydra's multirun grammar) and `overrides` (words such
-    as `train.epochs=3`, for keys with dots, which Snakemake's own --config does not take).
+    `settings` may hold `experiment`, any group (`model=conformer_s`), `sweep` (text in Hydra's multirun grammar) and `overrides` (words
+    such as `train.epochs=3`, for keys with dots, which Snakemake's own --config does not take).
 
     Raises:
         ConfigError: an unknown key, choice or type, a scheme that a target cannot take, or two points of one name.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,6 +187,10 @@ def fit(task: CtcTraining, state: Path, sink: Callable[[dict[str, float], int], 
     ]
     if config.patience_epochs:
         callbacks.append(EarlyStopping(monitor="dev_loss", patience=config.patience_epochs))
+    # Advertisements, and what a resumed training does on purpose.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
     trainer = lightning.Trainer(
         max_epochs=config.epochs,
         accelerator=config.accelerator,

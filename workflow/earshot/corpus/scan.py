@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from earshot import parallel
 from earshot.config import Corpus
-from earshot.corpus import parallel
 from earshot.corpus.audio import read_checked
 from earshot.corpus.manifest import Item
 from earshot.errors import DataError

@@ -12,8 +12,9 @@ import soundfile
 import torch
 import torchaudio
 
+from earshot import parallel
 from earshot.config import SAMPLE_RATE_HZ, Synth
-from earshot.corpus import effects, espeak, grammar, parallel, voices
+from earshot.corpus import effects, espeak, grammar, voices
 from earshot.errors import ConfigError
 
 LONG = 0.1  # part of the utterances that are two or three commands in a row

@@ -33,7 +33,9 @@ def _start() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def ordered(function: Callable[[Item], Result], items: Iterable[Item], *, jobs: int, total: int, unit: str, what: str) -> Iterator[Result]:
+def ordered(
+    function: Callable[[Item], Result], items: Iterable[Item], *, jobs: int, total: int | None, unit: str, what: str
+) -> Iterator[Result]:
     """`function(item)` of each item, in the order of `items`; an error of the function is raised here.
 
     Raises:
@@ -52,9 +54,7 @@ def ordered(function: Callable[[Item], Result], items: Iterable[Item], *, jobs: 
                 yield pending.popleft().result()
                 bar.update()
         except BrokenProcessPool:
-            raise DataError(
-                f"{what}: one of {jobs} processes was ended from outside, as for lack of memory; use fewer corpus.jobs"
-            ) from None
+            raise DataError(f"{what}: one of {jobs} processes was ended from outside, as for lack of memory; use fewer jobs") from None
         finally:
             for future in pending:
                 future.cancel()

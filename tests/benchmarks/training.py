@@ -1,7 +1,7 @@
 """A training step (forward, CTC loss, backward, AdamW) of our Conformer against torchaudio.models.Conformer of equal size.
 
-Both get the same subsampling in front, the same output layer behind, the same padded batch and precision, in the same run. torchaudio's Conformer
-has no relative positions, so its layers are given the width of feed-forward that makes the parameters equal.
+Both get the same subsampling in front, the same output layer behind, the same padded batch and precision, in the same run. torchaudio's
+Conformer has no relative positions, so its layers are given the width of feed-forward that makes the parameters equal.
 """
 
 from __future__ import annotations

@@ -20,9 +20,10 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from earshot import optimizer
-from earshot.config import Decode, Train
+from earshot.config import SAMPLE_RATE_HZ, Decode, Train
 from earshot.data import Batch, Utterances, batches
 from earshot.decode import BLANK_ID, decode
+from earshot.features import FrontEnd
 from earshot.files import atomic
 from earshot.model import Conformer
 
@@ -55,9 +56,14 @@ class CtcTraining(lightning.LightningModule):
         self.seen_s += batch.audio_s * self.trainer.world_size
         for group in self.optimizers().param_groups:
             group["lr"] = group["peak_lr"] * schedule(self.current_epoch + self.seen_s / self.train_s, self.config)
-        features, lengths = hear_silence(batch, self.config, self.dataset.front_end)
-        features = spec_augment(features, self.config)
-        loss = self.loss(self.model(features, lengths), self.model.output_lengths(lengths), batch).mean()
+        features, lengths = batch.features_btf, batch.lengths_b
+        # In a part of the batches the padding is heard, as in an exported program, which has a fixed window and no mask.
+        hear_padding = random.random() < self.config.silence_p
+        if hear_padding:
+            features = with_silence(features, self.config, self.dataset.front_end)
+        logits_btv = self.model(spec_augment(features, self.config), lengths, hear_padding)
+        heard = torch.full_like(lengths, features.shape[1]) if hear_padding else lengths
+        loss = self.loss(logits_btv, self.model.output_lengths(heard), batch).mean()
         self.sums["loss"] += float(loss.detach()) * len(batch.ids)
         self.sums["utterances"] += len(batch.ids)
         return loss
@@ -95,18 +101,11 @@ def schedule(epochs: float, config: Train) -> float:
     return {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[config.schedule]
 
 
-def hear_silence(batch: Batch, config: Train, front_end) -> tuple[torch.Tensor, torch.Tensor]:
-    """The batch, in a part of the cases with its padding, and some more, as silence that the network hears instead of masking.
-
-    An exported program has a fixed window and no mask: behind a short utterance it hears silence.
-    """
-    features, lengths = batch.features_btf, batch.lengths_b
-    if random.random() >= config.silence_p:
-        return features, lengths
-    extra = int(random.uniform(0, config.silence_max_s) * front_end.frames(16_000 + front_end.config.n_fft))
-    silence = front_end.silence().to(features).expand(features.shape[0], extra, -1)
-    features = torch.cat([features, silence], dim=1)
-    return features, torch.full_like(lengths, features.shape[1])
+def with_silence(features_btf: torch.Tensor, config: Train, front_end: FrontEnd) -> torch.Tensor:
+    """The padded batch with up to `silence_max_s` more of silence: what a short utterance looks like in the fixed window of a program."""
+    extra = int(random.uniform(0, config.silence_max_s) * SAMPLE_RATE_HZ / front_end.hop_length)
+    silence = front_end.silence().to(features_btf).expand(features_btf.shape[0], extra, -1)
+    return torch.cat([features_btf, silence], dim=1)
 
 
 def spec_augment(features_btf: torch.Tensor, config: Train) -> torch.Tensor:

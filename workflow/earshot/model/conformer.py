@@ -41,16 +41,22 @@ class SelfAttention(nn.Module):
         return self.dropout(self.attention(self.norm(x_btd), positions_rd, valid_bt))
 
 
-class ValidBatchNorm(nn.BatchNorm1d):
-    """BatchNorm over [B, D, T] whose batch statistics leave padding out."""
+class SpeechBatchNorm(nn.BatchNorm1d):
+    """BatchNorm over [B, D, T] whose batch statistics are those of speech frames.
 
-    def forward(self, x_bdt: torch.Tensor, valid_bt: torch.Tensor | None) -> torch.Tensor:
-        if valid_bt is None or not self.training:
+    Were padding or silence counted, the statistics would follow how much of it a batch happens to have, and fit no utterance.
+    """
+
+    def forward(self, x_bdt: torch.Tensor, speech_bt: torch.Tensor | None) -> torch.Tensor:
+        if speech_bt is None or not self.training:
             return super().forward(x_bdt)
-        x_btd = x_bdt.transpose(1, 2)
-        normalised = torch.zeros_like(x_btd)
-        normalised[valid_bt] = super().forward(x_btd[valid_bt]).to(x_btd.dtype)
-        return normalised.transpose(1, 2)
+        speech_nd = x_bdt.transpose(1, 2)[speech_bt].float()
+        mean, variance = speech_nd.mean(0), speech_nd.var(0, correction=0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance, self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return x_bdt * scale[:, None] + (self.bias - mean * scale)[:, None]
 
 
 class Convolution(nn.Module):
@@ -64,15 +70,15 @@ class Convolution(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.pointwise_in = nn.Linear(dim, 2 * dim)
         self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
-        self.batch_norm = ValidBatchNorm(dim)
+        self.batch_norm = SpeechBatchNorm(dim)
         self.pointwise_out = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_btd: torch.Tensor, valid_bt: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x_btd: torch.Tensor, valid_bt: torch.Tensor | None, speech_bt: torch.Tensor | None) -> torch.Tensor:
         x_btd = nn.functional.glu(self.pointwise_in(self.norm(x_btd)), dim=-1)
         if valid_bt is not None:
             x_btd = x_btd * valid_bt[..., None]  # the kernel reaches into the padding: make it what the end of an utterance is, zero
-        x_bdt = nn.functional.silu(self.batch_norm(self.depthwise(x_btd.transpose(1, 2)), valid_bt))
+        x_bdt = nn.functional.silu(self.batch_norm(self.depthwise(x_btd.transpose(1, 2)), speech_bt))
         return self.dropout(self.pointwise_out(x_bdt.transpose(1, 2)))
 
 
@@ -87,10 +93,12 @@ class ConformerBlock(nn.Module):
         self.feed_forward2 = FeedForward(config.dim, config.feed_forward_factor, config.dropout)
         self.norm = nn.LayerNorm(config.dim)
 
-    def forward(self, x_btd: torch.Tensor, positions_rd: torch.Tensor, valid_bt: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self, x_btd: torch.Tensor, positions_rd: torch.Tensor, valid_bt: torch.Tensor | None, speech_bt: torch.Tensor | None
+    ) -> torch.Tensor:
         x_btd = x_btd + 0.5 * self.feed_forward1(x_btd)
         x_btd = x_btd + self.self_attention(x_btd, positions_rd, valid_bt)
-        x_btd = x_btd + self.convolution(x_btd, valid_bt)
+        x_btd = x_btd + self.convolution(x_btd, valid_bt, speech_bt)
         x_btd = x_btd + 0.5 * self.feed_forward2(x_btd)
         return self.norm(x_btd)
 
@@ -99,7 +107,8 @@ class Conformer(nn.Module):
     """Normalised log-mel features [B, T, n_mels] to CTC logits [B, T', outputs].
 
     `lengths_b` holds the valid frames of each utterance of a padded batch; padding then never changes the result of a valid frame. Without
-    it every frame is valid: that is the form that is exported for a fixed window.
+    it every frame is valid: that is the form that is exported for a fixed window. `hear_padding` is for training for that form: nothing is
+    masked, and only the batch statistics leave the padding out.
     """
 
     def __init__(self, config: Model, n_mels: int, outputs: int) -> None:
@@ -116,15 +125,16 @@ class Conformer(nn.Module):
         """Valid output frames of `frames` input frames (an int or a tensor)."""
         return output_frames(frames)
 
-    def forward(self, x_btf: torch.Tensor, lengths_b: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x_btf: torch.Tensor, lengths_b: torch.Tensor | None = None, hear_padding: bool = False) -> torch.Tensor:
         x_btd = self.dropout(self.subsampling(x_btf))
         frames = x_btd.shape[1]
-        valid_bt = None
+        speech_bt = None
         if lengths_b is not None:
-            valid_bt = torch.arange(frames, device=x_btd.device) < self.output_lengths(lengths_b)[:, None]
+            speech_bt = torch.arange(frames, device=x_btd.device) < self.output_lengths(lengths_b)[:, None]
+        valid_bt = None if hear_padding else speech_bt
         positions_rd = self._positions(frames, x_btd.device)
         for block in self.blocks:
-            x_btd = block(x_btd, positions_rd, valid_bt)
+            x_btd = block(x_btd, positions_rd, valid_bt, speech_bt)
         return self.output(x_btd)
 
     def _positions(self, frames: int, device: torch.device) -> torch.Tensor:

@@ -72,15 +72,15 @@ class Synth(Corpus):
     """Commands and numbers spoken by espeak-ng, laid out as LibriSpeech is."""
 
     kind: str = one_of("synth", "synth")
-    train_minutes: float = bounded(35.0, gt=0.0)
+    train_minutes: float = bounded(100.0, gt=0.0)
     dev_minutes: float = bounded(3.0, gt=0.0)
     test_minutes: float = bounded(6.0, gt=0.0)
-    train_voices: int = bounded(60, ge=1)
+    train_voices: int = bounded(180, ge=1)
     dev_voices: int = bounded(6, ge=1)
     test_voices: int = bounded(8, ge=1)
     seed: int = bounded(0, ge=0)
-    noise_snr_db: float | None = 25.0  # median signal-to-noise ratio of added noise; null for none
-    reverb_s: float | None = bounded(0.15, ge=0.0)  # longest reverberation time (RT60) of the simulated rooms; null for none
+    noise_snr_db: float | None = 30.0  # median signal-to-noise ratio of added noise; null for none
+    reverb_s: float | None = bounded(0.1, ge=0.0)  # longest reverberation time (RT60) of the simulated rooms; null for none
     jobs: int = bounded(2, ge=1)
 
 

@@ -62,8 +62,8 @@ class CtcTraining(lightning.LightningModule):
         if hear_padding:
             features = with_silence(features, self.config, self.dataset.front_end)
         logits_btv = self.model(spec_augment(features, self.config), lengths, hear_padding)
-        heard = torch.full_like(lengths, features.shape[1]) if hear_padding else lengths
-        loss = self.loss(logits_btv, self.model.output_lengths(heard), batch).mean()
+        # The loss ends with the speech: else the network learns to write the last words late, into a silence that recognition leaves out.
+        loss = self.loss(logits_btv, self.model.output_lengths(lengths), batch).mean()
         self.sums["loss"] += float(loss.detach()) * len(batch.ids)
         self.sums["utterances"] += len(batch.ids)
         return loss

@@ -9,7 +9,7 @@ from earshot.config import Synth
 from earshot.corpus import espeak
 from earshot.errors import ConfigError
 
-ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-us-nyc", "en-gb-scotland")
+ACCENTS = ("en-us", "en", "en-gb-x-rp")
 # Families of variants that whisper, croak, drag, roar, echo or clip, that have formants as nobody has, robots, and `fast`, which sounds as
 # no variant at all.
 UNUSED = {

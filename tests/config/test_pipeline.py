@@ -29,7 +29,8 @@ def test_every_option_composes(group, option):
 
 
 def _compatible(group: str, option: str) -> dict[str, str]:
-    return {"target": "host"} if (group, option) == ("quant", "fp32") else {}
+    needs = {("quant", "fp32"): {"target": "host"}, ("train", "from_checkpoint"): {"overrides": "train.checkpoint=results/train/other"}}
+    return needs.get((group, option), {})
 
 
 def test_the_demo_is_four_schemes_on_two_targets():

@@ -91,7 +91,7 @@ def test_the_words_of_a_file_are_printed(finished):
 
 
 def test_a_variant_that_cannot_be_lowered_is_a_row(finished):
-    """On the U55, 16-bit attention stays on the CPU: the row says so, the table is made, and the exit status too says that something failed."""
+    """On the U55, 16-bit attention stays on the CPU: the row says so, the table is made, and the exit status tells it."""
     done = snakemake(finished, overrides="quant.families=[u85,u55]", sweep="quant=a16w8 window=4s target=u55_128", check=False)
     assert done.returncode != 0
     with open(finished / "results" / "report" / "variants.csv", newline="") as stream:

@@ -60,6 +60,12 @@ def corpus_name(wildcards):
     return owner(wildcards).corpus
 
 
+def start_weights(wildcards):
+    """The weights that a fine-tuning starts from, or nothing."""
+    model_dir = owner(wildcards).config["train"]["checkpoint"]
+    return str(Path(model_dir, "model.safetensors")) if model_dir else []
+
+
 def published_program(wildcards):
     """The quantized program that quant.from_program names, or nothing."""
     return owner(wildcards).config["quant"]["from_program"] or []

@@ -6,6 +6,7 @@ rule train:
         front_end=of_variant("results/features/{corpus}/{features}/front_end.json"),
         tokenizer=of_variant("results/tokenizer/{tokenizer}/tokenizer.model"),
         pieces=of_variant("results/tokenizer/{tokenizer}/tokenizer.pieces"),
+        start=start_weights,
     output:
         weights="results/train/{model}/model.safetensors",
         config="results/train/{model}/config.yaml",

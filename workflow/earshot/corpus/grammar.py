@@ -30,7 +30,6 @@ SLOTS = {
     "when": "TODAY|TOMORROW|TONIGHT",
     "part": "MORNING|AFTERNOON|EVENING",
     "city": "LONDON|PARIS|BERLIN|CHICAGO",
-    "task": "WATER THE PLANTS|FEED THE CAT|LOCK THE DOOR",
 }
 SENTENCES = """
 TURN ON THE {room} {device}
@@ -43,38 +42,30 @@ OPEN THE {room} {opening}
 CLOSE THE {opening} IN THE {room}
 IS THE {room} {opening} STILL OPEN
 SET THE {room} TEMPERATURE TO {number} DEGREES
-HOW WARM IS THE {room} THIS {part}
 ROBOT GO {way} {number} {length}
 ROBOT TURN {side} BY {number} DEGREES
-MOVE {large} {length} TO THE {side} AND STOP
 PICK UP THE {colour} {object}
 PICK UP THE {object} FROM THE {surface}
 PUT THE {colour} {object} ON THE {surface}
 BRING THE {object} TO THE {room}
-FOLLOW ME TO THE {room} {when}
 CLEAN THE {room} EVERY {day} {part}
 SET A TIMER FOR {number} {unit}
 ADD {number} {unit} TO THE {clock}
 CANCEL THE {number} MINUTE TIMER
 START THE {clock} IN {number} SECONDS
 WAKE ME UP AT {time} ON {day}
-REMIND ME TO {task} ON {day}
-REMIND ME AT {time} TO {task}
 PLAY {music} IN THE {room}
 PLAY {music} FOR {number} MINUTES
 PAUSE THE MUSIC FOR {number} {unit}
-SKIP THE NEXT {number} SONGS
 SET THE VOLUME TO {number}
 TURN THE VOLUME DOWN TO {number} IN THE {room}
 SWITCH TO CHANNEL {large}
 CALL {person} ON {day} {part}
-SEND {person} A MESSAGE AT {time}
 DIAL {digits}
 ENTER CODE {digits}
 ADD {number} PACKS OF {item} TO THE SHOPPING LIST
 REMOVE {item} AND {item} FROM THE SHOPPING LIST
 WHAT IS THE WEATHER IN {city} ON {day}
-WHAT TIME IS IT IN {city} AT {time} {when}
 WILL IT RAIN IN {city} {when}
 WHAT IS {large} PLUS {number}
 """.strip().splitlines()

@@ -1,0 +1,95 @@
+"""Training as its stage: it resumes after Ctrl-C and kill -9, runs in two processes, and starts from other weights."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from earshot.model import checkpoint
+
+
+@pytest.fixture
+def train(finished, tmp_path):
+    """Starts `python -m earshot.stages.train` on the features of the finished workflow; keyword arguments are of Popen."""
+    (features,) = finished.glob("results/features/*/*/front_end.json")
+    (tokenizer,) = finished.glob("results/tokenizer/*/tokenizer.model")
+    paths = [f"features_dir={features.parent}", f"tokenizer_dir={tokenizer.parent}", f"out={tmp_path / 'model'}", "tracking=off"]
+    model = ["model.dim=16", "model.layers=1", "model.heads=2", "model.subsampling_channels=4", "train.batch_s=20"]
+
+    def start(*overrides: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "earshot.stages.train", *paths, *model, *overrides]
+        return subprocess.Popen(command, cwd=finished, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return start
+
+
+def rows(out: Path) -> list[int]:
+    with open(out / "curves.csv", newline="") as stream:
+        return [int(row["epoch"]) for row in csv.DictReader(stream)]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_training_goes_on(train, tmp_path, ending):
+    first = train("train.epochs=40")
+    for line in first.stdout:
+        if line.startswith("epoch 3/40"):
+            os.kill(first.pid, ending)
+            break
+    first.communicate()
+    assert first.returncode != 0
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+    second = train("train.epochs=40")
+    output, _ = second.communicate(timeout=600)
+    assert second.returncode == 0, output
+    epochs = [line for line in output.splitlines() if line.startswith("epoch ")]
+    assert "epoch 1/40" not in output and len(epochs) <= 38
+    assert rows(tmp_path / "model") == list(range(40))
+
+
+def test_state_of_another_training_is_put_aside(train, tmp_path):
+    train("train.epochs=1").communicate()
+    output, _ = train("train.epochs=1", "train.lr=1e-3").communicate()
+    assert "training starts anew" in output
+    assert rows(tmp_path / "model") == [0]
+
+
+def test_two_processes_train_one_model(train, tmp_path):
+    done = train("train.epochs=1", "train.devices=2", "train.strategy=ddp", "train.accelerator=cpu")
+    output, _ = done.communicate(timeout=600)
+    assert done.returncode == 0, output
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert output.count("epoch 1/1") == 1
+
+
+def test_fine_tuning_starts_from_the_other_weights(train, tmp_path, finished):
+    (other,) = finished.glob("results/train/*/model.safetensors")
+    frozen = ["train.epochs=1", "train.lr=1e-12", "train.ema_decay=0", f"train.checkpoint={other.parent}"]
+    output, _ = train(*frozen).communicate()
+    before, _ = checkpoint.read_weights(other)
+    after, _ = checkpoint.read_weights(tmp_path / "model" / "model.safetensors")
+    name = "blocks.0.feed_forward1.widen.weight"
+    assert (before[name] - after[name]).abs().max() < 1e-6, output
+
+
+def test_weights_of_another_shape_are_refused(train, finished):
+    (other,) = finished.glob("results/train/*/model.safetensors")
+    done = train("train.epochs=1", "model.dim=24", f"train.checkpoint={other.parent}")
+    output, _ = done.communicate()
+    assert done.returncode == 1
+    assert "another model or tokenizer" in output
+
+
+def test_a_gpu_that_is_not_there_is_told(train):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = train("train.accelerator=gpu")
+    output, _ = done.communicate()
+    assert done.returncode == 1
+    assert "no GPU is visible" in output

@@ -9,8 +9,7 @@ import subprocess
 import sys
 
 import pytest
-
-from .conftest import jobs, snakemake
+from running import ROOT, jobs, snakemake
 
 
 def variant_dirs(directory):
@@ -104,7 +103,7 @@ def test_a_variant_that_cannot_be_lowered_is_a_row(finished):
 @pytest.mark.parametrize("option", ["model=conformer_xxl", "modle=conformer_s"])
 def test_a_wrong_choice_stops_before_any_job(tmp_path, option):
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--directory", str(tmp_path)]
-    command += ["--snakefile", str(snakemake.__globals__["ROOT"] / "workflow" / "Snakefile"), "--config", option]
+    command += ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--config", option]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0
     assert option.split("=")[0 if "modle" in option else 1] in done.stderr

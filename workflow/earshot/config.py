@@ -331,7 +331,7 @@ class MetricsStage(Checked):
     corpus_id: str = MISSING
     split: str = one_of("test", "train", "dev", "test")
     choices: Any = MISSING  # group: choice
-    config: Any = MISSING  # group: resolved values
+    config: Any = field(default=MISSING, metadata={"text": True})  # group: resolved values
     lower_json: str = MISSING
     float_json: str | None = None
     program_json: str | None = None

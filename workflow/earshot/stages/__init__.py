@@ -29,12 +29,12 @@ def text_keys(schema: type, prefix: str = "") -> Iterator[str]:
 def verbatim(schema: type, argument: str) -> str:
     """A command-line argument `key=value`, quoted for Hydra where the value is a text.
 
-    Without it, Hydra's grammar takes a comma for a sweep and stumbles over `=`, parentheses and letters beyond ASCII. `null`, a list and
-    what the user has quoted are left to Hydra.
+    Without it, Hydra's grammar takes a comma for a sweep and stumbles over `=`, parentheses and letters beyond ASCII. `null`, a list, a
+    mapping and what the user has quoted are left to Hydra.
     """
     key, equals, value = argument.partition("=")
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    if not equals or key not in text_keys(schema) or quoted or value.startswith("[") or value == "null":
+    if not equals or key not in text_keys(schema) or quoted or value.startswith(("[", "{")) or value == "null":
         return argument
     return f"{key}={QuotedString(text=value, quote=Quote.double).with_quotes()}"
 

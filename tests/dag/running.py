@@ -1,0 +1,43 @@
+"""Snakemake as a user calls it, at a tiny size."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "corpus.train_minutes=1 corpus.dev_minutes=0.2 corpus.test_minutes=0.3",
+    "corpus.train_voices=6 corpus.dev_voices=2 corpus.test_voices=2",
+    "tokenizer.vocab_size=64",
+    "model.dim=16 model.layers=1 model.heads=2 model.subsampling_channels=4",
+    "train.epochs=2 train.batch_s=20",
+    "calib.utterances=4 evaluation.integer_graph_utterances=3 evaluation.timing_utterances=2",
+]
+SWEEP = "quant=int8_pc window=4s target=host,u85_256"
+
+
+def snakemake(directory: Path, *arguments: str, overrides: str = "", sweep: str = SWEEP, check: bool = True) -> subprocess.CompletedProcess:
+    """`snakemake` as a user calls it, in `directory`; stdout and stderr together in `.stdout`."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(directory)]
+    command += ["--cores", "2", *arguments, "--config", f"overrides={' '.join(TINY)} {overrides}", f"sweep={sweep}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=800)
+    assert not check or done.returncode == 0, done.stdout
+    return done
+
+
+def jobs(done: subprocess.CompletedProcess) -> set[str]:
+    """The rules that a dry run would run."""
+    lines = iter(done.stdout.splitlines())
+    for line in lines:
+        if line.startswith("job "):
+            break
+    next(lines, None)
+    found = set()
+    for line in lines:
+        words = line.split()
+        if len(words) != 2:
+            break
+        found.add(words[0])
+    return found - {"all", "total"}

@@ -115,3 +115,8 @@ def test_no_yaml_of_a_group_is_left_out():
     """An option lies where Hydra finds it: a file in a folder that is no group would be dead."""
     folders = {path.name for path in Path(config.CONF_DIR).iterdir() if path.is_dir()}
     assert folders == {*GROUPS, "experiment"}
+
+
+def test_names_hold_nothing_that_separates_wildcards():
+    (variant,) = variants({"overrides": "quant.families=[u85,u55] corpus.noise_snr_db=null", "sweep": "quant=int8_pc"})
+    assert "," not in variant.id and " " not in variant.id

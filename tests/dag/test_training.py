@@ -70,7 +70,7 @@ def test_two_processes_train_one_model(train, tmp_path):
 
 def test_fine_tuning_starts_from_the_other_weights(train, tmp_path, finished):
     (other,) = finished.glob("results/train/*/model.safetensors")
-    frozen = ["train.epochs=1", "train.lr=1e-12", "train.ema_decay=0", f"train.checkpoint={other.parent}"]
+    frozen = ["train=from_checkpoint", "train.epochs=1", "train.lr=1e-12", "train.ema_decay=0", f"train.checkpoint={other.parent}"]
     output, _ = train(*frozen).communicate()
     before, _ = checkpoint.read_weights(other)
     after, _ = checkpoint.read_weights(tmp_path / "model" / "model.safetensors")

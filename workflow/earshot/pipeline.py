@@ -187,8 +187,9 @@ def _suffix(difference: Mapping[str, Any]) -> str:
 
 
 def _slug(value: Any) -> str:
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    if re.fullmatch(rf"[\w.,-]{{1,{LONGEST_VALUE}}}", text) and text.strip("."):
+    # No comma: Snakemake separates wildcards by it where one of its processes starts another.
+    text = "_".join(map(str, value)) if isinstance(value, list) else str(value)
+    if re.fullmatch(rf"[\w.-]{{1,{LONGEST_VALUE}}}", text) and text.strip("."):
         return text
     tail = re.sub(r"[^\w.-]+", "_", text.rstrip("/").rsplit("/", 1)[-1])[-LONGEST_VALUE:]
     return f"{tail}~{hashlib.sha256(text.encode()).hexdigest()[:6]}"

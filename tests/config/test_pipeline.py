@@ -41,7 +41,7 @@ def test_the_demo_is_four_schemes_on_two_targets():
 
 
 def test_a_sweep_is_in_hydra_s_grammar():
-    ids = [v.id for v in variants({"sweep": "quant=int8_pc,a16w8 target=glob(u55_*)"})]
+    ids = [v.id for v in variants({"sweep": "quant=int8_pc,int8_pt target=glob(u55_*)"})]
     assert len(ids) == 4
     assert all("u55_" in id for id in ids)
 

@@ -65,7 +65,6 @@ def test_decode_options_run_the_evaluation_only(finished):
         "evaluate_float",
         "evaluate_program",
         "evaluate_variant",
-        "describe",
         "metrics",
         "report",
         "track",

@@ -5,7 +5,6 @@ from pathlib import Path
 from shlex import quote
 
 from earshot.errors import EarshotError
-from earshot.files import atomic, write_json
 from earshot.pipeline import GROUPS, NAMES, hydra_value, variants
 from earshot.source_digest import source_digest
 from snakemake.exceptions import WorkflowError
@@ -54,6 +53,11 @@ def of_all_variants(pattern):
 def choices(wildcards):
     """Group to choice as a mapping of Hydra's, for the figures of a variant."""
     return hydra_value(dict(owner(wildcards).choices))
+
+
+def resolved(wildcards):
+    """All values as a mapping of Hydra's: kept with the figures that they gave."""
+    return hydra_value(owner(wildcards).settings(GROUPS))
 
 
 def corpus_name(wildcards):

@@ -74,27 +74,11 @@ rule evaluate_variant:
 
 
 localrules:
-    describe,
     metrics,
-
-
-# All resolved values, kept with the figures that they gave.
-rule describe:
-    output:
-        "results/variants/{model}/{scheme}/{target}/config.json",
-    log:
-        "results/logs/describe/{model}/{scheme}/{target}.log",
-    conda:
-        "../../envs/python.yaml"
-    params:
-        config=settings(*GROUPS),
-    run:
-        write_json(output[0], params.config)
 
 
 rule metrics:
     input:
-        config="results/variants/{model}/{scheme}/{target}/config.json",
         lower="results/variants/{model}/{scheme}/{target}/lower.json",
         float=of_variant("results/train/{model}/evaluation/{window}.json"),
         program=of_variant("results/programs/{model}/{scheme}/{family}/evaluation.json"),
@@ -113,7 +97,8 @@ rule metrics:
         source=source_digest("metrics"),
         corpus=corpus_name,
         choices=choices,
+        config=resolved,
     shell:
         "python -m earshot.stages.metrics variant={wildcards.model:q}/{wildcards.scheme:q}/{wildcards.target:q} corpus_id={params.corpus:q}"
-        " choices={params.choices:q} config={input.config:q} lower_json={input.lower:q} float_json={input.float:q}"
+        " choices={params.choices:q} config={params.config:q} lower_json={input.lower:q} float_json={input.float:q}"
         " program_json={input.program:q} variant_json={input.variant:q} out={output:q} 2>&1 | tee {log:q}"

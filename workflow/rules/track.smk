@@ -15,9 +15,8 @@ rule variants_list:
         "results/logs/variants_list.log",
     conda:
         "../../envs/python.yaml"
-    run:
-        with atomic(output[0]) as temporary:
-            temporary.write_text("".join(f"{path}\n" for path in input))
+    shell:
+        "printf '%s\\n' {input:q} > {output:q}"
 
 
 rule report:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from earshot.config import CONF_DIR, Model
 from earshot.model import Conformer
-from earshot.model.subsampling import ConvSubsampling, output_frames
+from earshot.model.subsampling import ConvSubsampling
 
 N_MELS, OUTPUTS, FRAMES_PER_S = 80, 129, 100
 
@@ -31,8 +31,11 @@ class Peer(torch.nn.Module):
         self.output = torch.nn.Linear(config.dim, OUTPUTS)
 
     def forward(self, x_btf: torch.Tensor, lengths_b: torch.Tensor) -> torch.Tensor:
-        x_btd, _ = self.encoder(self.subsampling(x_btf), output_frames(lengths_b))
+        x_btd, _ = self.encoder(self.subsampling(x_btf), self.output_lengths(lengths_b))
         return self.output(x_btd)
+
+    def output_lengths(self, frames_b: torch.Tensor) -> torch.Tensor:
+        return self.subsampling.grid.output_frames(frames_b)
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -55,7 +58,7 @@ def step_s(model: torch.nn.Module, batch: tuple[torch.Tensor, ...], bf16: bool, 
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = model(x, lengths)
         log_probs = logits.float().log_softmax(-1).transpose(0, 1)
-        loss = torch.nn.functional.ctc_loss(log_probs, targets, output_frames(lengths), target_lengths, zero_infinity=True)
+        loss = torch.nn.functional.ctc_loss(log_probs, targets, model.output_lengths(lengths), target_lengths, zero_infinity=True)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -52,6 +52,13 @@ def test_an_override_is_in_the_name_of_what_it_changes():
     assert variant.corpus == "synth"
 
 
+def test_a_list_in_a_name_is_readable():
+    for channels, name in (("[32,32,32]", "32_32_32"), ("[]", "empty")):
+        (variant,) = variants({"overrides": f"model.subsampling_channels={channels}", "sweep": "quant=int8_pc"})
+        assert variant.model == f"conformer_xs+subsampling_channels={name}-synth"
+        assert f"model.subsampling_channels={channels}" in shlex.split(variant.arguments(["model"]))
+
+
 def test_how_many_processes_work_is_in_no_name():
     assert variants({"overrides": "corpus.jobs=7", "sweep": "quant=int8_pc"})[0].corpus == "synth"
 
@@ -99,6 +106,8 @@ def test_another_root_by_the_environment_is_seen(monkeypatch):
         ({"overrides": "train.epochs=0"}, "at least 1"),
         ({"overrides": "corpus.on_bad=ignore"}, "fail, skip"),
         ({"overrides": "window.overlap_s=4"}, "overlap_s"),
+        ({"overrides": "model.subsampling_channels=[32,0]"}, "at least 1"),
+        ({"overrides": "model.subsampling_channels=32"}, "subsampling_channels"),
         ({"sweep": "quant=a16w8 target=host"}, "u85_256"),
         ({"sweep": "target=u99_1"}, "u85_256"),
         ({"sweep": "decode.blank_penalty=0,1"}, "decode cannot be swept"),

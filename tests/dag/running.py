@@ -11,7 +11,7 @@ TINY = [
     "corpus.train_minutes=1 corpus.dev_minutes=0.2 corpus.test_minutes=0.3",
     "corpus.train_voices=6 corpus.dev_voices=2 corpus.test_voices=2",
     "tokenizer.vocab_size=64",
-    "model.dim=16 model.layers=1 model.heads=2 model.subsampling_channels=4",
+    "model.dim=16 model.layers=1 model.heads=2 model.subsampling_channels=[4,4]",
     "train.epochs=2 train.batch_s=20",
     "calib.utterances=4 evaluation.integer_graph_utterances=3 evaluation.timing_utterances=2",
 ]

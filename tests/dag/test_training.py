@@ -21,7 +21,7 @@ def train(finished, tmp_path):
     (features,) = finished.glob("results/features/*/*/front_end.json")
     (tokenizer,) = finished.glob("results/tokenizer/*/tokenizer.model")
     paths = [f"features_dir={features.parent}", f"tokenizer_dir={tokenizer.parent}", f"out={tmp_path / 'model'}", "tracking=off"]
-    model = ["model.dim=16", "model.layers=1", "model.heads=2", "model.subsampling_channels=4", "train.batch_s=20"]
+    model = ["model.dim=16", "model.layers=1", "model.heads=2", "model.subsampling_channels=[4,4]", "train.batch_s=20"]
 
     def start(*overrides: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "earshot.stages.train", *paths, *model, *overrides]

@@ -21,18 +21,28 @@ def command(stage, *arguments: str) -> None:
         stage.main()
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """A tiny model, its programs and variants: float on the host, int8 on an NPU."""
-    folder = tmp_path_factory.mktemp("programs")
-    write_model(folder / "model")
+def build(folder, *schemes: tuple[str, str, str], **model):
+    """A tiny model, its programs and variants for each scheme, family and target."""
+    write_model(folder / "model", **model)
     for split in ("train", "dev", "test"):
         write_corpus(folder / "corpus", SECONDS, ["TURN ON THE LIGHT"] * len(SECONDS), split)
     given = (f"model_dir={folder / 'model'}", f"corpus_dir={folder / 'corpus'}", "calib.utterances=4", *WINDOW)
-    for scheme, family, target in (("fp32", "host", "host"), ("int8_pc", "u85", "u85_256")):
+    for scheme, family, target in schemes:
         command(quantize, f"quant={scheme}", f"family={family}", f"out={folder / scheme}", *given)
         command(lower, f"target={target}", f"program_dir={folder / scheme}", f"out={folder / target}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Float on the host, int8 on an NPU."""
+    return build(tmp_path_factory.mktemp("programs"), ("fp32", "host", "host"), ("int8_pc", "u85", "u85_256"))
+
+
+@pytest.fixture(scope="module")
+def built_by_8(tmp_path_factory):
+    """Float on the host, of a model with an output every 80 ms."""
+    return build(tmp_path_factory.mktemp("programs_by_8"), ("fp32", "host", "host"), subsampling_channels=[4, 4, 4])
 
 
 def figures(folder, kind: str, subject: str, out, *more: str) -> dict:
@@ -45,7 +55,9 @@ def hypotheses(out) -> dict[str, str]:
     return {row["id"]: row["hypothesis"] for row in csv.DictReader(table_path(out).open())}
 
 
-def test_the_float_program_says_what_the_checkpoint_says_in_every_form(built, tmp_path):
+@pytest.mark.parametrize("model", ["built", "built_by_8"])
+def test_the_float_program_says_what_the_checkpoint_says_in_every_form(model, request, tmp_path):
+    built = request.getfixturevalue(model)
     for kind, subject in (("float", "model"), ("program", "fp32"), ("variant", "host")):
         figures(built, kind, subject, tmp_path / f"{kind}.json")
     words = hypotheses(tmp_path / "float.json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,15 +11,18 @@ from earshot.config import Model
 from earshot.errors import ArtifactError, ConfigError
 from earshot.model import Conformer, checkpoint
 from earshot.model.attention import relative_positions, relative_shift
+from earshot.model.subsampling import ConvSubsampling
 from earshot.tokenizer import write_pieces
 
-TINY = Model(dim=16, layers=2, heads=2, conv_kernel=7, subsampling_channels=4)
+TINY = Model(dim=16, layers=2, heads=2, conv_kernel=7, subsampling_channels=[4, 4])
 
 
-@pytest.fixture
-def model() -> Conformer:
+CHANNELS = {2: [4], 4: [4, 4], 8: [4, 6, 4]}  # by the factor of the subsampling
+
+
+def trained_like(config: Model, n_mels: int = 80) -> Conformer:
     torch.manual_seed(0)
-    model = Conformer(TINY, n_mels=80, outputs=9)
+    model = Conformer(config, n_mels, outputs=9)
     # Statistics as after a training: fresh ones (0 and 1) would hide a wrong order of the layers.
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
@@ -26,9 +31,19 @@ def model() -> Conformer:
     return model.eval()
 
 
-@pytest.mark.parametrize("frames", [7, 8, 50, 51, 52, 53, 199])
-def test_padding_never_changes_a_result(model, frames):
-    x = torch.randn(3, 200, 80)
+@pytest.fixture
+def model() -> Conformer:
+    return trained_like(TINY)
+
+
+@pytest.fixture(params=CHANNELS, ids="by {}".format)
+def any_factor(request) -> Conformer:
+    return trained_like(replace(TINY, subsampling_channels=CHANNELS[request.param]))
+
+
+@pytest.mark.parametrize("frames", [15, 16, 50, 51, 52, 53, 54, 55, 56, 57, 199])
+def test_padding_never_changes_a_result(any_factor, frames):
+    model, x = any_factor, torch.randn(3, 200, 80)
     lengths = torch.tensor([200, frames, 120])
     alone = model(x[1:2, :frames])
     padded = model(x, lengths)
@@ -36,9 +51,10 @@ def test_padding_never_changes_a_result(model, frames):
     torch.testing.assert_close(padded[1, : alone.shape[1]], alone[0], atol=1e-5, rtol=1e-4)
 
 
-def test_padding_never_changes_training(model):
+@pytest.mark.parametrize("channels", CHANNELS.values(), ids=str)
+def test_padding_never_changes_training(channels):
     """In training mode too: batch statistics leave the padding out."""
-    model = Conformer(Model(dim=16, layers=1, heads=2, conv_kernel=7, subsampling_channels=4, dropout=0.0), 80, 9).train()
+    model = Conformer(Model(dim=16, layers=1, heads=2, conv_kernel=7, subsampling_channels=channels, dropout=0.0), 80, 9).train()
     x, lengths = torch.randn(2, 100, 80), torch.tensor([100, 60])
     longer = torch.cat([x, torch.full((2, 40, 80), 7.0)], dim=1)
     first, second = model(x, lengths), model(longer, lengths)
@@ -47,8 +63,37 @@ def test_padding_never_changes_training(model):
     torch.testing.assert_close(first[0], second[0, : first.shape[1]], atol=1e-5, rtol=1e-4)
 
 
-def test_subsampling_makes_249_frames_of_ten_seconds(model):
-    assert model(torch.randn(1, 1000, 80)).shape == (1, 249, 9)
+@pytest.mark.parametrize(("channels", "frames"), [([4], 499), ([4, 4], 249), ([4, 4, 4], 124)])
+def test_ten_seconds_become_so_many_output_frames(channels, frames):
+    assert trained_like(replace(TINY, subsampling_channels=channels))(torch.randn(1, 1000, 80)).shape == (1, frames, 9)
+
+
+def test_without_subsampling_the_features_go_to_the_blocks():
+    model = trained_like(replace(TINY, subsampling_channels=[]), n_mels=16)
+    assert model(torch.randn(1, 50, 16)).shape == (1, 50, 9)
+    assert not list(model.subsampling.parameters())
+
+
+@pytest.mark.parametrize(
+    ("channels", "n_mels", "reason"),
+    [([], 80, "n_mels=80 must equal model.dim=16"), ([4] * 4, 12, "4 convolutions"), ([4, 0], 80, "at least 1")],
+)
+def test_subsampling_that_does_not_fit_is_refused(channels, n_mels, reason):
+    with pytest.raises(ConfigError, match=reason):
+        Conformer(replace(TINY, subsampling_channels=channels), n_mels, 9)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_an_output_looks_at_the_frames_from_its_place_on_the_grid(factor):
+    """Output k depends on the input frames from factor * k on, 2 * factor - 1 of them, and on no other."""
+    channels = {1: [], **CHANNELS}[factor]
+    subsampling = ConvSubsampling(16, channels, 16)
+    x = torch.randn(1, 40, 16, requires_grad=True)
+    k = 2
+    subsampling(x)[0, k].abs().sum().backward()
+    touched = x.grad[0].abs().sum(-1).nonzero().flatten().tolist()
+    assert touched[0] >= factor * k and touched[-1] < factor * k + 2 * factor - 1
+    assert subsampling.grid.factor == factor and touched
 
 
 def test_relative_shift_puts_each_key_at_its_distance():
@@ -66,7 +111,8 @@ def test_positions_depend_on_the_distance_alone():
     torch.testing.assert_close(long[7:12], short)
 
 
-def test_a_window_s_copy_computes_the_same(model):
+def test_a_window_s_copy_computes_the_same(any_factor):
+    model = any_factor
     x = torch.randn(1, 120, 80)
     model(torch.randn(1, 300, 80))  # a longer utterance before has grown the table of positions
     window = model.for_window(120)
@@ -112,7 +158,7 @@ def test_a_foreign_tokenizer_is_refused(model_dir):
 
 
 def test_weights_of_another_model_are_named(model_dir):
-    other = Conformer(Model(dim=24, layers=2, heads=2, conv_kernel=7, subsampling_channels=4), 80, 9)
+    other = Conformer(Model(dim=24, layers=2, heads=2, conv_kernel=7, subsampling_channels=[4, 4]), 80, 9)
     weights, _ = checkpoint.read_weights(model_dir / "model.safetensors")
     with pytest.raises(ArtifactError, match=r"another model.*expected \(24"):
         checkpoint.load_weights(other, weights, model_dir)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +16,23 @@ from earshot.model import Conformer, checkpoint
 from earshot.tokenizer import BLANK, write_pieces
 
 PIECES = [BLANK, "<unk>", "▁TURN", "▁ON", "▁OFF", "▁THE", "▁LIGHT", "▁STOP", "S", "▁GO"]
-CONFIG = Model(dim=16, layers=1, heads=2, feed_forward_factor=2, conv_kernel=3, subsampling_channels=4)
+CONFIG = Model(dim=16, layers=1, heads=2, feed_forward_factor=2, conv_kernel=3, subsampling_channels=[4, 4])
 
 
-def write_model(folder: Path, seed: int = 1) -> Path:
-    """A model directory; its outputs are all about as likely, so that it says many words with blanks between them."""
+def write_model(folder: Path, seed: int = 1, **changes) -> Path:
+    """A model directory; its outputs are all about as likely, so that it says many words with blanks between them.
+
+    `changes` are to the configuration of the model.
+    """
+    model_config = replace(CONFIG, **changes)
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
-    front_end, pieces, config = folder.parent / "front_end.json", folder.parent / "tokenizer.pieces", {"model": asdict(CONFIG)}
+    front_end, pieces, config = folder.parent / "front_end.json", folder.parent / "tokenizer.pieces", {"model": asdict(model_config)}
     FrontEnd(Features(), [-2.0] * 80, [2.0] * 80).save(front_end)
     write_pieces(pieces, PIECES)
-    model = Conformer(CONFIG, 80, len(PIECES)).eval()
+    model = Conformer(model_config, 80, len(PIECES)).eval()
     with torch.no_grad():
-        model.subsampling.conv2.weight *= 4
+        model.subsampling.convs[-1].weight *= 4
         model.output.weight *= 5
         model.output.bias -= model(FrontEnd.load(front_end)(noise(3.0, 0))[None])[0].mean(dim=0)
     checkpoint.save(folder, model.state_dict(), config, front_end, pieces)

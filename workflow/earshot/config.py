@@ -142,11 +142,13 @@ class Model(Checked):
     heads: int = bounded(4, ge=1)
     feed_forward_factor: int = bounded(4, ge=1)
     conv_kernel: int = bounded(31, ge=3)
-    subsampling_channels: int = bounded(144, ge=1)
+    subsampling_channels: list[int] = field(default_factory=lambda: [144, 144])  # a convolution for each, which halves the frame rate
     dropout: float = bounded(0.1, ge=0.0, lt=1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if any(channels < 1 for channels in self.subsampling_channels):
+            raise ConfigError(f"Model.subsampling_channels={self.subsampling_channels}: each must be at least 1")
         if self.dim % self.heads:
             raise ConfigError(f"Model.heads={self.heads} does not divide Model.dim={self.dim}")
         if self.conv_kernel % 2 == 0:

@@ -188,7 +188,7 @@ def _suffix(difference: Mapping[str, Any]) -> str:
 
 def _slug(value: Any) -> str:
     # No comma: Snakemake separates wildcards by it where one of its processes starts another.
-    text = "_".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = "_".join(map(str, value)) or "empty" if isinstance(value, list) else str(value)
     if re.fullmatch(rf"[\w.-]{{1,{LONGEST_VALUE}}}", text) and text.strip("."):
         return text
     tail = re.sub(r"[^\w.-]+", "_", text.rstrip("/").rsplit("/", 1)[-1])[-LONGEST_VALUE:]

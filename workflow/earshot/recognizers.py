@@ -15,8 +15,8 @@ from earshot.decode import decode
 from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
 from earshot.files import read_json
-from earshot.model import checkpoint
-from earshot.model.subsampling import output_frames
+from earshot.model import Conformer, checkpoint
+from earshot.model.subsampling import OutputGrid
 
 
 class Program(Protocol):
@@ -25,13 +25,14 @@ class Program(Protocol):
     window_frames: int
     front_end: FrontEnd
     pieces: list[str]
+    grid: OutputGrid
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor: ...
 
 
 @dataclass
 class Form:
-    """One form of a model: features [T, n_mels] of an utterance of any length to its logits [output_frames(T), V]."""
+    """One form of a model: features [T, n_mels] of an utterance of any length to its logits [T', V]."""
 
     name: str  # the key of its accuracy in metrics.json
     logits: Callable[[torch.Tensor], torch.Tensor]
@@ -47,16 +48,16 @@ class FloatProgram:
 
     def __init__(self, recognizer: checkpoint.Recognizer, window_frames: int) -> None:
         self.window_frames, self.front_end, self.pieces = window_frames, recognizer.front_end, recognizer.pieces
-        self._model = recognizer.model
+        self._model, self.grid = recognizer.model, recognizer.model.grid
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         return whole(self._model, features)
 
 
 @torch.inference_mode()
-def whole(model: torch.nn.Module, features: torch.Tensor) -> torch.Tensor:
+def whole(model: Conformer, features: torch.Tensor) -> torch.Tensor:
     """Logits of an utterance in one piece; [0, 1] where it is too short for a single output."""
-    return model(features[None])[0] if output_frames(len(features)) > 0 else torch.zeros(0, 1)
+    return model(features[None])[0] if model.output_lengths(len(features)) > 0 else torch.zeros(0, 1)
 
 
 def windowed(name: str, program: Program, overlap_s: float, source: str | Path, progress: bool = False) -> Form:
@@ -65,7 +66,7 @@ def windowed(name: str, program: Program, overlap_s: float, source: str | Path, 
     Raises (when it is run):
         ArtifactError: the program's logits do not fit its window or its pieces.
     """
-    layout, silence = windows.layout(program.window_frames, overlap_s, program.front_end), program.front_end.silence()
+    layout, silence = windows.layout(program.window_frames, overlap_s, program.front_end, program.grid), program.front_end.silence()
     expected = (layout.outputs, len(program.pieces))
 
     def checked(features: torch.Tensor) -> torch.Tensor:

@@ -69,7 +69,8 @@ def _measure(variant_dir: str | Path, window: Window, audio: list[np.ndarray], t
     set_threads(threads)
     torch.set_num_threads(threads)
     program = HostProgram(variant_dir)
-    layout, silence = windows.layout(program.window_frames, window.overlap_s, program.front_end), program.front_end.silence()
+    layout = windows.layout(program.window_frames, window.overlap_s, program.front_end, program.grid)
+    silence = program.front_end.silence()
     program.front_end(audio[0])
     for _ in range(WARM_UP_WINDOWS):
         program(silence.expand(program.window_frames, -1).contiguous())

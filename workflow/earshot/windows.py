@@ -1,7 +1,7 @@
 """A program takes a window of fixed length: cut an utterance into windows, run each, join what they give.
 
-The network makes one output of FACTOR input frames: output k of an utterance looks at the frames from FACTOR * k on (before attention and
-convolutions mix in the rest of the window). A window that starts at input frame s = FACTOR * a therefore gives the outputs a, a + 1, ...
+The network makes one output of `factor` input frames: output k of an utterance looks at the frames from factor * k on (before attention and
+convolutions mix in the rest of the window). A window that starts at input frame s = factor * a therefore gives the outputs a, a + 1, ...
 of the utterance, and windows that all start on this grid can be joined output by output. Here w = 8 outputs of a window, o = 4 of them
 overlap, n = 18 outputs of the utterance; each window starts w - o after the one before, but the last where it ends with the utterance:
 
@@ -27,42 +27,43 @@ from tqdm import tqdm
 from earshot.config import SAMPLE_RATE_HZ, Window
 from earshot.errors import ConfigError
 from earshot.features import FrontEnd
-from earshot.model.subsampling import FACTOR, output_frames
+from earshot.model.subsampling import OutputGrid
 
 
 @dataclass(frozen=True)
 class Piece:
     """One window of an utterance, and the part of its outputs that is joined."""
 
-    start: int  # first input frame, a multiple of FACTOR
+    start: int  # first input frame, a multiple of the grid's factor
     first: int  # outputs [first, last) of the utterance are taken from this window
     last: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How utterances are cut: window length in input frames, and the overlap of two windows in outputs."""
+    """How utterances are cut: window length in input frames, the overlap of two windows in outputs, and the grid that outputs lie on."""
 
     frames: int
     overlap: int
+    grid: OutputGrid
 
     @property
     def outputs(self) -> int:
         """Outputs of one window."""
-        return output_frames(self.frames)
+        return self.grid.output_frames(self.frames)
 
     def pieces(self, frames: int) -> list[Piece]:
         """The windows of an utterance of `frames` input frames; together they take each of its outputs exactly once.
 
         No output that is taken looks at a frame beyond the utterance unless the utterance is shorter than one window.
         """
-        total = max(0, output_frames(frames))
+        total = max(0, self.grid.output_frames(frames))
         if total == 0:
             return []
         end = max(0, total - self.outputs)
         begins = [*range(0, end, self.outputs - self.overlap), end]
         switches = [0, *((begin + before + self.outputs) // 2 for before, begin in pairwise(begins)), total]
-        return [Piece(begin * FACTOR, first, last) for begin, (first, last) in zip(begins, pairwise(switches), strict=True)]
+        return [Piece(begin * self.grid.factor, first, last) for begin, (first, last) in zip(begins, pairwise(switches), strict=True)]
 
 
 def frames_of(window: Window, front_end: FrontEnd) -> int:
@@ -70,14 +71,14 @@ def frames_of(window: Window, front_end: FrontEnd) -> int:
     return round(window.seconds * SAMPLE_RATE_HZ / front_end.hop_length)
 
 
-def layout(window_frames: int, overlap_s: float, front_end: FrontEnd) -> Layout:
+def layout(window_frames: int, overlap_s: float, front_end: FrontEnd, grid: OutputGrid) -> Layout:
     """Windows of `window_frames` frames that overlap by at least `overlap_s`, rounded up to the grid of the outputs.
 
     Raises:
         ConfigError: a window leaves no output beside the overlap.
     """
-    overlap = -(-round(overlap_s * SAMPLE_RATE_HZ / front_end.hop_length) // FACTOR)
-    made = Layout(window_frames, overlap)
+    overlap = -(-round(overlap_s * SAMPLE_RATE_HZ / front_end.hop_length) // grid.factor)
+    made = Layout(window_frames, overlap, grid)
     if made.outputs <= overlap:
         seconds = window_frames * front_end.hop_length / SAMPLE_RATE_HZ
         raise ConfigError(f"window.overlap_s={overlap_s}: leaves nothing of a window of {seconds:g} s; lengthen window.seconds")
@@ -94,7 +95,7 @@ def cut(features: torch.Tensor, piece: Piece, layout: Layout, silence: torch.Ten
 def run(
     program: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor, layout: Layout, silence: torch.Tensor, progress: bool = False
 ) -> torch.Tensor:
-    """Joined logits [output_frames(T), V] of an utterance's features [T, n_mels].
+    """Joined logits [T', V] of an utterance's features [T, n_mels].
 
     `program` runs one window, [frames, n_mels] -> [outputs, V]. An utterance too short for a single output gives logits [0, 1]. `progress`
     shows a bar when the windows take more than some seconds.
@@ -102,6 +103,6 @@ def run(
     joined = []
     pieces = layout.pieces(features.shape[0])
     for piece in tqdm(pieces, desc="windows", unit="window", leave=False, delay=2, disable=None if progress else True):
-        begin = piece.start // FACTOR
+        begin = piece.start // layout.grid.factor
         joined.append(program(cut(features, piece, layout, silence))[piece.first - begin : piece.last - begin])
     return torch.cat(joined) if joined else torch.zeros(0, 1)

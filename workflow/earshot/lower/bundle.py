@@ -12,7 +12,6 @@ from earshot.config import SAMPLE_RATE_HZ, Target
 from earshot.files import atomic
 from earshot.lower import vela_report
 from earshot.lower.tosa import IntegerGraph
-from earshot.model.subsampling import FACTOR
 from earshot.quantize.calibrate import fit_window
 
 MEMORY, README = "memory.csv", "README.md"
@@ -52,7 +51,10 @@ def readme(graph: IntegerGraph, target: Target, npu: dict, window_s: float, memo
     source, sink = graph.boundary["input"], graph.boundary["output"]
     _, frames, bins = source["shape"]
     _, outputs, pieces = sink["shape"]
-    output_ms = 1000 * FACTOR * front.hop_length / SAMPLE_RATE_HZ
+    output_ms = 1000 * graph.grid.factor * front.hop_length / SAMPLE_RATE_HZ
+    valid_outputs = "n"
+    for _ in range(graph.grid.stages):
+        valid_outputs = f"({valid_outputs} - 1) / 2"
     rows = "\n".join(f"| {row['memory']} | {row['kib']:.1f} | {row['holds']} |" for row in memory)
     return f"""# Speech recognition on {target.accelerator}
 
@@ -78,7 +80,7 @@ window of {window_s:g} s: {npu["cycles"]:,} cycles, {npu["latency_ms"]:.2f} ms a
 4. **Quantize.** q = round(x / {source["scale"]!r}) + {source["zero_point"]}, clamped to {source["min"]} ... {source["max"]}, {source["dtype"]}; round half to even.
    The `quantize_per_tensor` kernel in `model.pte` does this where the runtime has the quantized kernels linked: then give it x as float32.
 5. **Run.** Input [1, {frames}, {bins}] {source["dtype"]}, frame after frame, in each frame bin after bin, no transposition. Output [1, {outputs}, {pieces}] {sink["dtype"]}, an output every {output_ms:g} ms.
-   Output k looks at the frames from {FACTOR} k on; of padded speech of n frames only the first ((n - 1) / 2 - 1) / 2 outputs count (integer division).
+   Output k looks at the frames from {graph.grid.factor} k on; of padded speech of n frames only the first {valid_outputs} outputs count (integer division).
 6. **Logits.** logit = (q - ({sink["zero_point"]})) * {sink["scale"]!r}. The scale is positive and common to all: greedy decoding can compare the integers as they are.
 7. **Decode.** Greedy CTC: of each output the index of the largest value; drop repetitions of the index before; drop index 0, the blank; join the pieces
    of `tokenizer.pieces`, each `▁` as a space.

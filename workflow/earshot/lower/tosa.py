@@ -14,9 +14,10 @@ from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
 from earshot.files import read_json
 from earshot.lower.descriptors import output_to
+from earshot.model.subsampling import OutputGrid
 from earshot.tokenizer import read_pieces
 
-GRAPH, BOUNDARY, FRONT_END, PIECES = "graph.tosa", "graph.json", "front_end.json", "tokenizer.pieces"
+GRAPH, BOUNDARY, PROGRAM_REPORT, FRONT_END, PIECES = "graph.tosa", "graph.json", "quantize.json", "front_end.json", "tokenizer.pieces"
 
 
 class IntegerGraph:
@@ -34,6 +35,7 @@ class IntegerGraph:
         self._input, self._output = self.boundary["input"], self.boundary["output"]
         self.front_end, self.pieces = FrontEnd.load(variant_dir / FRONT_END), read_pieces(variant_dir / PIECES)
         self.window_frames = self._input["shape"][1]
+        self.grid = OutputGrid(read_json(variant_dir / PROGRAM_REPORT)["subsampling_stages"])
         if not self.path.is_file():
             raise ArtifactError(f"{self.path}: no such file; run the lower step")
         self._graph = self.path.read_bytes()

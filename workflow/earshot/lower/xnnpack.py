@@ -13,11 +13,13 @@ from torch.export import ExportedProgram
 
 from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
+from earshot.files import read_json
 from earshot.lower import edge
 from earshot.lower.edge import Lowered
+from earshot.model.subsampling import OutputGrid
 from earshot.tokenizer import read_pieces
 
-PTE, FRONT_END, PIECES = "model.pte", "front_end.json", "tokenizer.pieces"
+PTE, PROGRAM_REPORT, FRONT_END, PIECES = "model.pte", "quantize.json", "front_end.json", "tokenizer.pieces"
 
 
 def lower(exported: ExportedProgram) -> Lowered:
@@ -41,6 +43,7 @@ class HostProgram:
         """
         variant_dir = Path(variant_dir)
         self.front_end, self.pieces = FrontEnd.load(variant_dir / FRONT_END), read_pieces(variant_dir / PIECES)
+        self.grid = OutputGrid(read_json(variant_dir / PROGRAM_REPORT)["subsampling_stages"])
         path = variant_dir / PTE
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file; run the lower step")

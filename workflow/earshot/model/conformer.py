@@ -10,7 +10,7 @@ from torch import nn
 from earshot.config import Model
 from earshot.errors import ConfigError
 from earshot.model.attention import RelativeAttention, relative_positions
-from earshot.model.subsampling import ConvSubsampling, output_frames
+from earshot.model.subsampling import ConvSubsampling, OutputGrid
 
 
 class FeedForward(nn.Module):
@@ -120,10 +120,14 @@ class Conformer(nn.Module):
         # Derived from the shapes alone and grown for a longer utterance: a plain attribute, no part of a checkpoint or of averaged weights.
         self.positions_rd = relative_positions(1, config.dim)
 
-    @staticmethod
-    def output_lengths(frames):
+    @property
+    def grid(self) -> OutputGrid:
+        """How outputs lie over input frames."""
+        return self.subsampling.grid
+
+    def output_lengths(self, frames):
         """Valid output frames of `frames` input frames (an int or a tensor)."""
-        return output_frames(frames)
+        return self.grid.output_frames(frames)
 
     def forward(self, x_btf: torch.Tensor, lengths_b: torch.Tensor | None = None, hear_padding: bool = False) -> torch.Tensor:
         x_btd = self.dropout(self.subsampling(x_btf))

@@ -14,7 +14,7 @@ from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
 from earshot.files import atomic, read_json
 from earshot.model import Conformer
-from earshot.model.subsampling import output_frames
+from earshot.model.subsampling import OutputGrid
 from earshot.quantize.tracing import lean_tracing, quiet
 from earshot.tokenizer import read_pieces
 
@@ -125,8 +125,10 @@ def is_quantized(exported: ExportedProgram) -> bool:
     return any(kind in str(node.target) for node in exported.graph.nodes for kind in QUANTIZE_OPS)
 
 
-def check_fits(exported: ExportedProgram, path: str | Path, window_frames: int, n_mels: int, outputs: int, quantized: bool) -> None:
-    """Refuse a program made for another window, front end, tokenizer or scheme.
+def check_fits(
+    exported: ExportedProgram, path: str | Path, window_frames: int, n_mels: int, grid: OutputGrid, outputs: int, quantized: bool
+) -> None:
+    """Refuse a program made for another window, front end, subsampling, tokenizer or scheme.
 
     Raises:
         ArtifactError: it names what differs.
@@ -136,11 +138,10 @@ def check_fits(exported: ExportedProgram, path: str | Path, window_frames: int, 
         raise ArtifactError(
             f"{path}: takes {found}, but window and front end give {wanted}; set window.seconds to what the program was made for"
         )
-    found, wanted = list(output_shape(exported, path)), [1, output_frames(window_frames), outputs]
+    found, wanted = list(output_shape(exported, path)), [1, grid.output_frames(window_frames), outputs]
     if found != wanted:
-        raise ArtifactError(
-            f"{path}: gives {found}, but window and tokenizer.pieces ask for {wanted}; give the model that the program was made of"
-        )
+        asked = "window, subsampling and tokenizer.pieces ask for"
+        raise ArtifactError(f"{path}: gives {found}, but {asked} {wanted}; give the model that the program was made of")
     if is_quantized(exported) != quantized:
         kind = "quantized" if not quantized else "float"
         raise ArtifactError(f"{path}: a {kind} program, but the scheme asks for the other; choose another quant or another program")
@@ -153,9 +154,9 @@ class Program:
         program_dir = Path(program_dir)
         report = read_json(program_dir / REPORT)
         self.front_end, self.pieces = FrontEnd.load(program_dir / FRONT_END), read_pieces(program_dir / PIECES)
-        self.window_frames = int(report["window_frames"])
-        exported = read(program_dir / PROGRAM)
-        check_fits(exported, program_dir / PROGRAM, self.window_frames, self.front_end.n_mels, len(self.pieces), report["quantize"])
+        self.window_frames, self.grid = int(report["window_frames"]), OutputGrid(report["subsampling_stages"])
+        exported, path = read(program_dir / PROGRAM), program_dir / PROGRAM
+        check_fits(exported, path, self.window_frames, self.front_end.n_mels, self.grid, len(self.pieces), report["quantize"])
         self._module = exported.module(check_guards=False)
 
     @torch.no_grad()

@@ -17,11 +17,12 @@ from earshot.errors import ConfigError, LoweringError
 from earshot.files import atomic_dir, read_json, sha256, write_json
 from earshot.lower import bundle, ethosu, tosa, vela_report, xnnpack
 from earshot.lower.edge import Lowered
+from earshot.model.subsampling import OutputGrid
 from earshot.quantize import program
 from earshot.stages import stage
 
 REPORT, PTE, LOG = "lower.json", "model.pte", "vela.log"
-COPIED = (program.FRONT_END, program.PIECES)
+COPIED = (program.REPORT, program.FRONT_END, program.PIECES)
 FILES = (PTE, *COPIED, tosa.GRAPH, tosa.BOUNDARY, vela_report.SUMMARY, vela_report.PER_LAYER, *bundle.FILES)
 
 
@@ -73,11 +74,10 @@ def main(cfg: LowerStage) -> None:
     program_dir, out = Path(cfg.program_dir), Path(cfg.out)
     report = read_json(program_dir / program.REPORT)
     check(cfg, report)
-    exported = program.read(program_dir / program.PROGRAM)
+    path, grid = program_dir / program.PROGRAM, OutputGrid(report["subsampling_stages"])
+    exported = program.read(path)
     window_s = report["window_s"]
-    program.check_fits(
-        exported, program_dir / program.PROGRAM, report["window_frames"], report["n_mels"], report["outputs"], quantized=report["quantize"]
-    )
+    program.check_fits(exported, path, report["window_frames"], report["n_mels"], grid, report["outputs"], report["quantize"])
     out.mkdir(parents=True, exist_ok=True)
     for name in (REPORT, LOG, *FILES):  # nothing of an earlier run may be taken for this one's
         (out / name).unlink(missing_ok=True)

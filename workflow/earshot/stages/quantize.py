@@ -40,7 +40,8 @@ def from_published(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames
         if beside.is_file() and sha256(beside) != sha256(own):
             raise ArtifactError(f"{beside}: differs from {own}; give the model directory that quant.from_program={published} was made of")
     exported = program.read(published)
-    program.check_fits(exported, published, frames, recognizer.front_end.n_mels, len(recognizer.pieces), cfg.quant.quantize)
+    n_mels, grid, outputs = recognizer.front_end.n_mels, recognizer.model.grid, len(recognizer.pieces)
+    program.check_fits(exported, published, frames, n_mels, grid, outputs, cfg.quant.quantize)
     return exported
 
 
@@ -87,6 +88,7 @@ def main(cfg: QuantizeStage) -> None:
             "window_samples": frames * recognizer.front_end.hop_length,
             "sample_rate_hz": SAMPLE_RATE_HZ,
             "n_mels": n_mels,
+            "subsampling_stages": recognizer.model.grid.stages,
             "outputs": len(recognizer.pieces),
             "model_sha256": checkpoint.model_digest(cfg.model_dir),
             "program_sha256": sha256(out / program.PROGRAM),

@@ -11,6 +11,7 @@ from earshot.config import Model
 from earshot.errors import ArtifactError, ConfigError
 from earshot.model import Conformer, checkpoint
 from earshot.model.attention import relative_positions, relative_shift
+from earshot.model.conformer import Depthwise
 from earshot.model.subsampling import ConvSubsampling
 from earshot.tokenizer import write_pieces
 
@@ -94,6 +95,15 @@ def test_an_output_looks_at_the_frames_from_its_place_on_the_grid(factor):
     touched = x.grad[0].abs().sum(-1).nonzero().flatten().tolist()
     assert touched[0] >= factor * k and touched[-1] < factor * k + 2 * factor - 1
     assert subsampling.grid.factor == factor and touched
+
+
+def test_the_depthwise_filter_is_one_function_in_training_and_after_it():
+    torch.manual_seed(0)
+    layer, x = Depthwise(16, 7), torch.randn(3, 16, 20, requires_grad=True)
+    results = [layer.train(mode)(x) for mode in (True, False)]
+    torch.testing.assert_close(*results)
+    gradients = [torch.autograd.grad(y.square().sum(), [x, layer.weight, layer.bias]) for y in results]
+    torch.testing.assert_close(*gradients)
 
 
 def test_relative_shift_puts_each_key_at_its_distance():

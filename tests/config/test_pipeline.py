@@ -52,6 +52,15 @@ def test_an_override_is_in_the_name_of_what_it_changes():
     assert variant.corpus == "synth"
 
 
+def test_the_npu_form_is_of_the_program_and_not_of_the_model():
+    npu, plain = variants({"sweep": "quant=int8_pc model.npu_form=true,false"})
+    assert npu.model == plain.model and plain.scheme == f"{npu.scheme}+npu_form=False"
+    assert plain.arguments(["form"]) == "form.npu_form=false" and npu.arguments(["form"]) == ""
+    assert npu.settings(["model"]) == plain.settings(["model"]) and npu.settings(["form"]) != plain.settings(["form"])
+    npu, plain = variants({"sweep": "quant=fp32 target=host model.npu_form=true,false"}) * 2  # a host has no NPU form: one variant
+    assert npu == plain
+
+
 def test_a_list_in_a_name_is_readable():
     for channels, name in (("[32,32,32]", "32_32_32"), ("[]", "empty")):
         (variant,) = variants({"overrides": f"model.subsampling_channels={channels}", "sweep": "quant=int8_pc"})

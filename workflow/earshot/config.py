@@ -134,7 +134,16 @@ class Tokenizer(Checked):
 
 
 @dataclass
-class Model(Checked):
+class NpuForm(Checked):
+    """How a trained model is written down for an NPU: nothing that is trained."""
+
+    npu_form: bool = True  # rewritten exactly for fewest cycles; false: quantized as it was trained
+    npu_sram_kib: int = bounded(2048, ge=1)  # the subsampling is cut into as many pieces of time as this budget asks for
+    npu_chunks: int | None = bounded(None, ge=1)  # that number of pieces; null: what the budget asks for
+
+
+@dataclass
+class Model(NpuForm):
     """A Conformer encoder with a CTC output layer (Gulati et al., 2020)."""
 
     dim: int = bounded(144, ge=8)
@@ -295,6 +304,7 @@ class QuantizeStage(Checked):
     quant: Quant = field(default_factory=Quant)
     calib: Calib = field(default_factory=Calib)
     window: Window = field(default_factory=Window)
+    form: NpuForm = field(default_factory=NpuForm)
     family: str = one_of("u85", "u85", "u55", "host")
     model_dir: str = MISSING
     corpus_dir: str = MISSING

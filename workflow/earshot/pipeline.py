@@ -5,6 +5,7 @@ Only Hydra is needed here, no torch: Snakemake imports this module whenever it r
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import re
@@ -21,10 +22,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from earshot.config import CONF_DIR, Pipeline, register, typed
+from earshot.config import CONF_DIR, NpuForm, Pipeline, register, typed
 from earshot.errors import ConfigError
 
 GROUPS = ("corpus", "features", "tokenizer", "model", "train", "quant", "calib", "window", "target", "decode", "evaluation", "tracking")
+# Keys of the group `model` that say how a trained model is written down for an NPU: no part of a model's name but of its programs'. Stages
+# take them as the group FORM.
+FORM, FORM_KEYS = "form", tuple(f.name for f in dataclasses.fields(NpuForm))
 # They say how fast or from where, not what comes out: no part of a name, and no reason to build again.
 NEUTRAL_KEYS = {"jobs", "data_workers", "mirror", "download"}
 LONGEST_VALUE = 24
@@ -64,7 +68,7 @@ class Variant:
 
     def arguments(self, groups: Iterable[str]) -> str:
         """The words, quoted for the shell, that give a stage these groups of the configuration."""
-        words = [f"{group}={self.choices[group]}" for group in groups]
+        words = [f"{group}={self.choices[group]}" for group in groups if group in self.choices]
         words += [f"{group}.{key}={hydra_value(value)}" for group in groups for key, value in self.differences[group].items()]
         return shlex.join(words)
 
@@ -138,10 +142,13 @@ def _variant(overrides: list[str]) -> Variant:
     resolved = OmegaConf.to_container(cfg, resolve=True)
     chosen = _as_chosen(tuple(choices.items()))
     differences = {group: _difference(chosen[group], resolved[group]) for group in GROUPS}
+    for of_groups in (resolved, differences):
+        of_groups[FORM] = {key: of_groups["model"].pop(key) for key in FORM_KEYS if key in of_groups["model"]}
     names = {group: choices[group] + _suffix(differences[group]) for group in GROUPS}
     defaults = _default_choices()
     model = "-".join([names["model"], names["corpus"], *(names[g] for g in ("features", "tokenizer", "train") if names[g] != defaults[g])])
-    scheme = "-".join([names["quant"], *([names["calib"]] if config.quant.quantize else []), names["window"]])
+    form = _suffix(differences[FORM]) if config.target.family != "host" else ""
+    scheme = "-".join([names["quant"], *([names["calib"]] if config.quant.quantize else []), names["window"]]) + form
     return Variant(
         corpus=names["corpus"],
         features=names["features"],
@@ -152,7 +159,7 @@ def _variant(overrides: list[str]) -> Variant:
         family=config.target.family,
         target=names["target"],
         choices=choices,
-        config={group: resolved[group] for group in (*GROUPS, "experiment_name")},
+        config={group: resolved[group] for group in (*GROUPS, FORM, "experiment_name")},
         differences=differences,
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from shlex import quote
 
 from earshot.errors import EarshotError
-from earshot.pipeline import GROUPS, NAMES, hydra_value, variants
+from earshot.pipeline import FORM, GROUPS, NAMES, hydra_value, variants
 from earshot.source_digest import source_digest
 from snakemake.exceptions import WorkflowError
 
@@ -57,7 +57,7 @@ def choices(wildcards):
 
 def resolved(wildcards):
     """All values as a mapping of Hydra's: kept with the figures that they gave."""
-    return hydra_value(owner(wildcards).settings(GROUPS))
+    return hydra_value(owner(wildcards).settings((*GROUPS, FORM)))
 
 
 def corpus_name(wildcards):

@@ -17,8 +17,8 @@ rule quantize:
     resources:
         mem_mb=4000,
     params:
-        arguments=arguments("quant", "calib", "window"),
-        settings=settings("quant", "calib", "window"),
+        arguments=arguments("quant", "calib", "window", "form"),
+        settings=settings("quant", "calib", "window", "form"),
         source=source_digest("quantize"),
         model_dir=subpath(input.weights, parent=True),
         corpus_dir=subpath(input.train, parent=True),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import Quantizer
@@ -19,26 +20,27 @@ from earshot.quantize.tracing import lean_tracing, quiet
 from earshot.tokenizer import read_pieces
 
 PROGRAM, REPORT, FRONT_END, PIECES = "quantized.pt2", "quantize.json", "front_end.json", "tokenizer.pieces"
-EXPORT_TOLERANCE = 1e-4  # largest difference of a logit between the network and its exported program
+EXPORT_TOLERANCE = 1e-4  # largest difference of a logit between the trained model and its exported program
 QUANTIZE_OPS = ("quantize_per_tensor", "dequantize_per_tensor")
 
 
-def export(model: Conformer, window_frames: int, n_mels: int) -> ExportedProgram:
+def export(network: nn.Module, model: Conformer, window_frames: int, n_mels: int) -> ExportedProgram:
     """The float program of a network for a window: x [1, window_frames, n_mels] to logits [1, T', V].
 
+    `network` is a form of the trained `model`: itself for the window, or rewritten for an NPU.
+
     Raises:
-        ArtifactError: the exported program does not compute what the network computes.
-        ConfigError: the window leaves no output frame.
+        ArtifactError: the exported program does not compute what the model computes.
     """
-    fitted = model.for_window(window_frames)
     x = torch.randn(1, window_frames, n_mels, generator=torch.Generator().manual_seed(0))
     with quiet():
-        exported = torch.export.export(fitted, (x,), strict=True)
+        exported = torch.export.export(network, (x,), strict=True)
     with torch.no_grad():
         error = (exported.module(check_guards=False)(x) - model.eval()(x)).abs().max().item()
     if not error <= EXPORT_TOLERANCE:
         raise ArtifactError(
-            f"exported program: differs from the network by {error:.2g}, allowed is {EXPORT_TOLERANCE:g}; report this with the model"
+            f"exported program: differs from the model by {error:.2g}, allowed is {EXPORT_TOLERANCE:g}; report this with the model, "
+            "and set model.npu_form=false if it is of the NPU form"
         )
     return exported
 

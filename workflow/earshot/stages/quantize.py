@@ -6,6 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
+from torch import nn
 from tqdm import tqdm
 
 from earshot import windows
@@ -14,6 +15,7 @@ from earshot.errors import ArtifactError, ConfigError
 from earshot.features import FrontEnd
 from earshot.files import sha256, write_json
 from earshot.model import checkpoint
+from earshot.model.npu import to_npu
 from earshot.quantize import calibrate, program, schemes
 from earshot.stages import stage
 
@@ -45,6 +47,13 @@ def from_published(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames
     return exported
 
 
+def network(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames: int) -> nn.Module:
+    """The form of the model that is exported: rewritten for the NPU, or as it was trained."""
+    if cfg.form.npu_form and cfg.family != "host":
+        return to_npu(recognizer.model, frames, recognizer.front_end.n_mels, cfg.form.npu_sram_kib, cfg.form.npu_chunks)
+    return recognizer.model.for_window(frames)
+
+
 @stage("quantize")
 def main(cfg: QuantizeStage) -> None:
     started = time.monotonic()
@@ -57,7 +66,7 @@ def main(cfg: QuantizeStage) -> None:
         modules = schemes.by_module(exported.graph_module)
     else:
         chosen = calibrate.choose(cfg.corpus_dir, cfg.calib) if cfg.quant.quantize else []
-        exported = program.export(recognizer.model, frames, n_mels)
+        exported = program.export(network(cfg, recognizer, frames), recognizer.model, frames, n_mels)
         modules = schemes.by_module(exported.graph_module)
         if cfg.quant.quantize:
             bar = tqdm(chosen, desc="calibration", unit="utterance", disable=None)
@@ -82,6 +91,7 @@ def main(cfg: QuantizeStage) -> None:
             "scheme": cfg.quant.scheme,
             "quantize": cfg.quant.quantize,
             "family": cfg.family,
+            "npu_form": cfg.form.npu_form and cfg.family != "host" and not cfg.quant.from_program,
             "from_program": cfg.quant.from_program,
             "window_s": cfg.window.seconds,
             "window_frames": frames,

@@ -144,6 +144,8 @@ class Model(Checked):
     conv_kernel: int = bounded(31, ge=3)
     subsampling_channels: list[int] = field(default_factory=lambda: [144, 144])  # a convolution for each, which halves the frame rate
     dropout: float = bounded(0.1, ge=0.0, lt=1.0)
+    # What attention knows of the order of frames: distances (Transformer-XL); nothing; or the absolute positions of some imported weights.
+    positions: str = one_of("relative", "relative", "none", "absolute")
 
     def __post_init__(self) -> None:
         super().__post_init__()

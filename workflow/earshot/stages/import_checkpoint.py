@@ -19,6 +19,8 @@ from earshot.model.foreign.vocabulary import in_capitals, outputs, read_vocabula
 from earshot.stages import stage
 from earshot.tokenizer import write_pieces
 
+NEUTRAL_KEYS = {"jobs", "shard_utterances"}  # of a front end's configuration: they change no feature
+
 
 def front_end(features: Features, statistics: str | None) -> FrontEnd:
     """The front end of `features`, normalised by the mean and std of a JSON file (stats.json, front_end.json), or not at all.
@@ -37,11 +39,8 @@ def front_end(features: Features, statistics: str | None) -> FrontEnd:
         found = f"{len(mean)} means and {len(std)} deviations, the smallest {min(std, default=0):g}"
         raise ArtifactError(f"{statistics}: {found}; expected {features.n_mels} of each, and deviations above 0")
     own = dataclasses.asdict(features)
-    differing = [
-        f"{key}={value}"
-        for key, value in content.get("config", {}).items()
-        if key not in ("jobs", "shard_utterances") and own.get(key) != value
-    ]
+    theirs = {key: value for key, value in content.get("config", {}).items() if key not in NEUTRAL_KEYS}
+    differing = [f"{key}={value}" for key, value in theirs.items() if own.get(key) != value]
     if differing:
         raise ArtifactError(f"{statistics}: of a front end with {', '.join(differing)}; choose the same features")
     return FrontEnd(features, mean, std)

@@ -1,7 +1,7 @@
 """Checkpoints that others trained, as this package's Conformer: the same function of the features, in other names and another order.
 
-`convert` knows two implementations, and tells them by the names of their tensors. What tensors do not say (`config.Imported`) the caller has
-to; a variant that cannot be expressed exactly is refused by its name.
+`convert` knows two implementations, and tells them by the names of their tensors. What tensors do not say, the caller has to
+(`config.Imported`); a variant that cannot be expressed exactly is refused by its name.
 """
 
 from __future__ import annotations

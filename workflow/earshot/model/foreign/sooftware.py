@@ -114,7 +114,7 @@ def attention(transfer: Transfer, theirs: str, ours: str, config: Model, gain: f
     for name in ("u", "v"):
         transfer.put(f"{ours}attention.{name}", transfer.take(f"{theirs}attention.{name}_bias", heads, dim // heads).unsqueeze(1))
     for name in ("query.weight", "query.bias", "u", "v"):
-        transfer.weights[f"{ours}attention.{name}"] *= gain
+        transfer.put(f"{ours}attention.{name}", transfer.weights[f"{ours}attention.{name}"] * gain)
 
 
 def check_table(transfer: Transfer, name: str, dim: int) -> None:

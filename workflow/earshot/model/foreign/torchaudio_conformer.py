@@ -31,7 +31,7 @@ def convert(transfer: Transfer, options: Imported, n_mels: int) -> Model:
         raise ConfigError(f"heads: {transfer.source} does not tell the number of attention heads; add heads=NUMBER, a divisor of {dim}")
     if dim % options.heads:
         raise ConfigError(
-            f"heads={options.heads}: does not divide the {dim} channels of {transfer.source}; give the number it was trained with"
+            f"heads={options.heads}: does not divide the {dim} channels of {transfer.source}; give the number of its training"
         )
     if n_mels != dim:
         raise ConfigError(f"features.n_mels={n_mels}: {transfer.source} takes features of {dim} bins; choose its front end")

@@ -112,7 +112,9 @@ def test_the_import_gets_the_words_of_the_command_line():
     with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF_DIR)):
         words = shlex.split(f"{variant.arguments(['features'])} {variant.import_arguments()}")
         cfg = config.typed(compose("import_checkpoint", overrides=[*words, "out=x"]))
-    assert (cfg.checkpoint, cfg.tokenizer, cfg.blank, cfg.heads) == (IMPORT["checkpoint"], IMPORT["tokenizer"], 0, 4)
+    files = cfg.imported.checkpoint, cfg.imported.tokenizer
+    assert files == (IMPORT["checkpoint"], IMPORT["tokenizer"])
+    assert (cfg.imported.blank, cfg.imported.heads) == (0, 4)
     assert cfg.features.floor_by == "sum"
 
 

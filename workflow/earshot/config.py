@@ -309,9 +309,8 @@ class TrainStage(Checked):
 
 
 @dataclass
-class ImportCheckpointStage(Imported):
-    checkpoint: str = MISSING
-    tokenizer: str = MISSING
+class ImportCheckpointStage(Checked):
+    imported: Imported = field(default_factory=Imported)
     features: Features = field(default_factory=Features)
     out: str = MISSING  # the model directory
 

@@ -84,7 +84,7 @@ class Variant:
 
     def import_arguments(self) -> str:
         """The words, quoted for the shell, that give the import its checkpoint, and what the tensors do not say."""
-        return shlex.join(f"{key}={hydra_value(value)}" for key, value in self.config["imported"].items() if value is not None)
+        return shlex.join(f"imported.{key}={hydra_value(value)}" for key, value in self.config["imported"].items() if value is not None)
 
     def settings(self, groups: Iterable[str]) -> dict[str, Any]:
         """The resolved values of these groups that decide what comes out: when they change, what was built with them is built again."""

@@ -7,8 +7,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from earshot.config import Features, ImportCheckpointStage, Imported
-from earshot.errors import ArtifactError
+from earshot.config import Features, ImportCheckpointStage
+from earshot.errors import ArtifactError, ConfigError
 from earshot.features import FrontEnd
 from earshot.files import sha256, write_json
 from earshot.model import checkpoint
@@ -46,26 +46,29 @@ def front_end(features: Features, statistics: str | None) -> FrontEnd:
     return FrontEnd(features, mean, std)
 
 
-@stage("import_checkpoint")
+@stage("import_checkpoint", group="imported")
 def main(cfg: ImportCheckpointStage) -> None:
-    source, tokenizer, out = Path(cfg.checkpoint), Path(cfg.tokenizer), Path(cfg.out)
-    pieces, made = read_vocabulary(tokenizer), front_end(cfg.features, cfg.statistics)
-    implementation, config, model = convert(read_tensors(source), source, cfg, cfg.features.n_mels)
-    pieces, order = outputs(pieces, model.output.out_features, cfg.blank, tokenizer)
-    difference = compare(model, Path(cfg.check)) if cfg.check else None
+    options, out = cfg.imported, Path(cfg.out)
+    for key in ("checkpoint", "tokenizer"):
+        if not getattr(options, key):
+            raise ConfigError(f"{key}: no value given; add {key}=FILE")
+    source, tokenizer = Path(options.checkpoint), Path(options.tokenizer)
+    pieces, made = read_vocabulary(tokenizer), front_end(cfg.features, options.statistics)
+    implementation, config, model = convert(read_tensors(source), source, options, cfg.features.n_mels)
+    pieces, order = outputs(pieces, model.output.out_features, options.blank, tokenizer)
+    difference = compare(model, Path(options.check)) if options.check else None
     weights = model.state_dict()
     for name in ("output.weight", "output.bias"):
         weights[name] = weights[name][order]
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{source}: {implementation}, {parameters / 1e6:.2f}M parameters: {config}", flush=True)
-    if cfg.statistics is None:
+    if options.statistics is None:
         print("no statistics given: the network takes the features unnormalised (mean 0, std 1)", flush=True)
-    options = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(Imported)}
     with tempfile.TemporaryDirectory() as temporary:
         files = Path(temporary, "front_end.json"), Path(temporary, "tokenizer.pieces")
         made.save(files[0])
-        write_pieces(files[1], in_capitals(pieces) if cfg.letter_case == "upper" else pieces)
-        checkpoint.save(out, weights, {"model": dataclasses.asdict(config), "imported": options}, *files)
+        write_pieces(files[1], in_capitals(pieces) if options.letter_case == "upper" else pieces)
+        checkpoint.save(out, weights, {"model": dataclasses.asdict(config), "imported": dataclasses.asdict(options)}, *files)
     write_json(
         out / "metrics.json",
         {

@@ -93,7 +93,7 @@ def block(transfer: Transfer, index: int, config: Model, hidden: int, score_gain
     """One block; `score_gain`: what the scores are to be multiplied by beyond our own 1 / sqrt(dim / heads)."""
     theirs, ours, dim = LAYER.format(index), f"blocks.{index}", config.dim
     for number, module in (("1", "0"), ("2", "3")):
-        names = [f"{theirs}{module}.module.sequential.{layer}" for layer in ("0", "1.linear", "4.linear")]
+        names = tuple(f"{theirs}{module}.module.sequential.{layer}" for layer in ("0", "1.linear", "4.linear"))
         transfer.feed_forward(f"{ours}.feed_forward{number}", names, dim, hidden, config.feed_forward_factor, feed_forward_gain)
     attention(transfer, f"{theirs}1.module.", f"{ours}.self_attention.", config, score_gain)
     if config.positions == "absolute":

@@ -58,7 +58,7 @@ def convert(transfer: Transfer, options: Imported, n_mels: int) -> Model:
 def block(transfer: Transfer, index: int, config: Model, hidden: int) -> None:
     theirs, ours, dim = LAYER.format(index), f"blocks.{index}", config.dim
     for number in ("1", "2"):
-        names = [f"{theirs}ffn{number}.sequential.{layer}" for layer in ("0", "1", "4")]
+        names = tuple(f"{theirs}ffn{number}.sequential.{layer}" for layer in ("0", "1", "4"))
         transfer.feed_forward(f"{ours}.feed_forward{number}", names, dim, hidden, config.feed_forward_factor)
     transfer.norm(f"{ours}.self_attention.norm", f"{theirs}self_attn_layer_norm", dim)
     attention = f"{ours}.self_attention.attention."

@@ -89,18 +89,17 @@ class Transfer:
         self.put(f"{ours}.weight", self.take(f"{theirs}.weight", dim))
         self.put(f"{ours}.bias", self.take(f"{theirs}.bias", dim))
 
-    def feed_forward(self, ours: str, theirs: str, dim: int, hidden: int, factor: int, gain: float = 1.0) -> None:
-        """A module `Sequential(LayerNorm, Linear, Swish, Dropout, Linear)`, its result times `gain`.
+    def feed_forward(self, ours: str, theirs: tuple[str, str, str], dim: int, hidden: int, factor: int, gain: float = 1.0) -> None:
+        """LayerNorm, linear layer, Swish, linear layer (`theirs` are the three with parameters), the result times `gain`.
 
         Hidden units up to `factor` * `dim` are added with zero weights: their Swish is 0, and so is what they add.
         """
-        more = factor * dim - hidden
-        self.norm(f"{ours}.norm", f"{theirs[0]}", dim)
-        widen, narrow = (self.take(f"{name}.weight", *shape) for name, shape in ((theirs[1], (hidden, dim)), (theirs[2], (dim, hidden))))
-        self.put(f"{ours}.widen.weight", torch.nn.functional.pad(widen, (0, 0, 0, more)))
-        self.put(f"{ours}.widen.bias", torch.nn.functional.pad(self.take(f"{theirs[1]}.bias", hidden), (0, more)))
-        self.put(f"{ours}.narrow.weight", torch.nn.functional.pad(narrow, (0, more)) * gain)
-        self.put(f"{ours}.narrow.bias", self.take(f"{theirs[2]}.bias", dim) * gain)
+        (norm, first, second), pad, more = theirs, torch.nn.functional.pad, factor * dim - hidden
+        self.norm(f"{ours}.norm", norm, dim)
+        self.put(f"{ours}.widen.weight", pad(self.take(f"{first}.weight", hidden, dim), (0, 0, 0, more)))
+        self.put(f"{ours}.widen.bias", pad(self.take(f"{first}.bias", hidden), (0, more)))
+        self.put(f"{ours}.narrow.weight", pad(self.take(f"{second}.weight", dim, hidden), (0, more)) * gain)
+        self.put(f"{ours}.narrow.bias", self.take(f"{second}.bias", dim) * gain)
 
     def convolution(self, ours: str, norm: str, layers: tuple[str, str, str, str], dim: int, kernel: int, bias_optional: bool) -> None:
         """LayerNorm, and `layers` pointwise convolution, depthwise convolution, BatchNorm, pointwise convolution.

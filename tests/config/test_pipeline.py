@@ -18,7 +18,8 @@ OPTIONS = sorted((group, path.stem) for group in GROUPS for path in (config.CONF
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_gives_variants(experiment):
-    found = variants({"experiment": experiment})
+    files = {"checkpoint": "model.pt", "tokenizer": "tokenizer.model"} if experiment == "seed_checkpoint" else {}
+    found = variants({"experiment": experiment, **files})
     assert len(found) >= 1
     assert len({v.id for v in found}) == len(found)
 
@@ -104,9 +105,41 @@ def test_another_root_by_the_environment_is_seen(monkeypatch):
     assert variants({"experiment": "local_speech"})[0].settings(["corpus"]) != before
 
 
+IMPORT = {"experiment": "seed_checkpoint", "checkpoint": "/data/it's my best=model, 1.pt", "tokenizer": "my tokenizer.model"}
+
+
+def test_an_imported_model_is_named_by_its_file_and_by_how_it_is_imported():
+    first, *others = variants(IMPORT)
+    assert first.model.startswith("imported-it_s_my_best_model_1~") and first.model.endswith("-local_speech-logmel80_arm")
+    assert {other.model for other in others} == {first.model}
+    for change in ({"checkpoint": "/other/it's my best=model, 1.pt"}, {"tokenizer": "other.model"}, {"overrides": "imported.blank=-1"}):
+        assert variants({**IMPORT, **change})[0].model != first.model
+
+
+def test_the_import_gets_the_words_of_the_command_line():
+    (variant,) = variants({**IMPORT, "sweep": "quant=int8_pc", "overrides": "imported.heads=4"})
+    with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF_DIR)):
+        words = shlex.split(f"{variant.arguments(['features'])} {variant.import_arguments()}")
+        cfg = config.typed(compose("import_checkpoint", overrides=[*words, "out=x"]))
+    files = cfg.imported.checkpoint, cfg.imported.tokenizer
+    assert files == (IMPORT["checkpoint"], IMPORT["tokenizer"])
+    assert (cfg.imported.blank, cfg.imported.heads) == (0, 4)
+    assert cfg.features.floor_by == "sum"
+
+
+def test_what_only_training_reads_is_no_value_of_an_imported_model():
+    (variant,) = variants({**IMPORT, "sweep": "quant=int8_pc"})
+    assert not {"model", "train", "tokenizer"} & set(variant.groups)
+    (trained,) = variants({"sweep": "quant=int8_pc"})
+    assert set(trained.groups) == set(GROUPS) and not trained.imported
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"experiment": "seed_checkpoint"}, "add checkpoint=FILE tokenizer=FILE"),
+        ({"checkpoint": "model.pt"}, "add tokenizer=FILE"),
+        ({**IMPORT, "overrides": "imported.blank=-2"}, "at least -1"),
         ({"modle": "conformer_s"}, "unknown key"),
         ({"model": "conformer_xl"}, "conformer_s"),
         ({"experiment": "nope"}, "local_speech"),

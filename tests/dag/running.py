@@ -18,10 +18,13 @@ TINY = [
 SWEEP = "quant=int8_pc window=4s target=host,u85_256"
 
 
-def snakemake(directory: Path, *arguments: str, overrides: str = "", sweep: str = SWEEP, check: bool = True) -> subprocess.CompletedProcess:
-    """`snakemake` as a user calls it, in `directory`; stdout and stderr together in `.stdout`."""
+def snakemake(
+    directory: Path, *arguments: str, overrides: str = "", sweep: str = SWEEP, check: bool = True, **config: object
+) -> subprocess.CompletedProcess:
+    """`snakemake` as a user calls it, in `directory`, with `config` beside; stdout and stderr together in `.stdout`."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(directory)]
     command += ["--cores", "2", *arguments, "--config", f"overrides={' '.join(TINY)} {overrides}", f"sweep={sweep}"]
+    command += [f"{key}={value}" for key, value in config.items()]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=800)
     assert not check or done.returncode == 0, done.stdout
     return done

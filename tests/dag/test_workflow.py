@@ -79,6 +79,15 @@ def test_another_scheme_trains_nothing(finished):
     assert not again & {"corpus", "features", "tokenizer", "train"}
 
 
+def test_a_checkpoint_is_imported_instead_of_trained(finished, tmp_path):
+    files = {"checkpoint": tmp_path / "model.pt", "tokenizer": tmp_path / "tokenizer.model"}
+    for path in files.values():
+        path.touch()
+    again = jobs(snakemake(finished, "--dry-run", **files))
+    assert {"import_checkpoint", "quantize", "lower", "evaluate_float", "evaluate_program", "evaluate_variant", "track"} <= again
+    assert not again & {"corpus", "features", "tokenizer", "train"}
+
+
 def test_the_words_of_a_file_are_printed(finished):
     audio = next((finished / "results" / "corpus").rglob("*.flac"))
     for target, variant in variant_dirs(finished).items():

@@ -106,6 +106,15 @@ def test_the_depthwise_filter_is_one_function_in_training_and_after_it():
     torch.testing.assert_close(*gradients)
 
 
+def test_without_positions_padding_changes_nothing_and_the_order_of_far_frames_neither():
+    config = replace(TINY, positions="none", subsampling_channels=[], conv_kernel=3, layers=1)
+    model, x = trained_like(config, n_mels=16), torch.randn(1, 40, 16)
+    padded = model(torch.cat([x, torch.ones(1, 9, 16)], dim=1), torch.tensor([40]))
+    torch.testing.assert_close(padded[:, :40], model(x), atol=1e-5, rtol=1e-4)
+    swapped = torch.cat([x[:, :20], x[:, 30:], x[:, 20:30]], dim=1)  # the kernel of the first ten outputs does not reach so far
+    torch.testing.assert_close(model(swapped)[:, :10], model(x)[:, :10], atol=1e-5, rtol=1e-4)
+
+
 def test_relative_shift_puts_each_key_at_its_distance():
     t = 5
     scores = torch.randn(2, 3, t, 2 * t - 1)

@@ -9,7 +9,7 @@ from earshot.errors import ArtifactError, ConfigError
 from earshot.model import Conformer
 from earshot.model.attention import relative_positions, relative_shift
 from earshot.model.npu import subsampling, to_npu
-from earshot.model.npu.attention import NpuSelfAttention, attend, by_distance, largest, shift_two
+from earshot.model.npu.attention import NpuSelfAttention, attend, by_distance, by_frame, largest, shift_one, shift_two
 from earshot.model.npu.folding import Affine, depthwise_with_batch_norm, gain, pointwise
 from earshot.model.npu.layers import Normalise, NpuConvolution, NpuFeedForward
 from earshot.model.subsampling import OutputGrid
@@ -55,6 +55,9 @@ SIZES = [
     {"conv_kernel": 31, "feed_forward_factor": 2},
     {"subsampling_channels": [4, 6, 8]},
     {"subsampling_channels": [5]},
+    {"subsampling_channels": [], "dim": 80, "heads": 4},
+    {"positions": "none"},
+    {"positions": "absolute", "heads": 3},
     {"dim": 144, "heads": 4, "layers": 1, "subsampling_channels": [32, 32]},
 ]
 
@@ -122,7 +125,7 @@ def test_attention_is_that_of_the_model(heads):
     part, x = trained(heads=heads).blocks[0].self_attention, stream(24, 11)
     positions_rd = relative_positions(11, 24)
     wanted = centred(part(as_btd(x), positions_rd, None))
-    torch.testing.assert_close(as_btd(NpuSelfAttention(part, positions_rd)(x)), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(as_btd(NpuSelfAttention(part, positions_rd, 11)(x)), wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 8, 249])
@@ -148,6 +151,15 @@ def test_two_heads_are_shifted_as_the_model_shifts_them(frames):
     ]
     for found, expected in zip(shift_two(*by_head), wanted, strict=True):
         torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_a_head_of_absolute_positions_is_shifted_as_the_model_shifts_it(frames):
+    random = torch.Generator().manual_seed(frames)
+    query, positions = torch.randn(frames, 4, generator=random), torch.randn(frames, 4, generator=random)
+    wanted = relative_shift((query @ positions.T)[None, None])[0]
+    scores = pointwise(Affine(by_frame(positions).double(), torch.zeros(frames + 1)))(query.T[None, :, None])
+    torch.testing.assert_close(shift_one(scores), wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("outputs", "chunks"), [(1, 1), (7, 3), (249, 3), (16, 16)])

@@ -118,7 +118,8 @@ class Features(Checked):
     n_fft: int = bounded(512, ge=16)
     f_min_hz: float = bounded(20.0, ge=0.0)
     f_max_hz: float = bounded(7600.0, gt=0.0, le=SAMPLE_RATE_HZ / 2)
-    log_floor: float = bounded(1e-6, gt=0.0)  # mel energies below it are raised to it before the logarithm
+    log_floor: float = bounded(1e-6, gt=0.0)  # keeps the logarithm of the mel energies finite, as floor_by says
+    floor_by: str = one_of("maximum", "maximum", "sum")  # energies below log_floor are raised to it, or it is added to all of them
     shard_utterances: int = bounded(1000, ge=1)
     jobs: int = bounded(2, ge=1)
 
@@ -153,6 +154,8 @@ class Model(NpuForm):
     conv_kernel: int = bounded(31, ge=3)
     subsampling_channels: list[int] = field(default_factory=lambda: [144, 144])  # a convolution for each, which halves the frame rate
     dropout: float = bounded(0.1, ge=0.0, lt=1.0)
+    # What attention knows of the order of frames: distances (Transformer-XL); nothing; or the absolute positions of some imported weights.
+    positions: str = one_of("relative", "relative", "none", "absolute")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -192,6 +195,21 @@ class Train(Checked):
     seed: int = bounded(0, ge=0)
     data_workers: int = bounded(0, ge=0)
     checkpoint: str | None = None  # a model directory whose weights training starts from
+
+
+@dataclass
+class Imported(Checked):
+    """A checkpoint that others trained, instead of a training here, and what its tensors do not say."""
+
+    checkpoint: str | None = None  # .pt, .pth or .safetensors
+    tokenizer: str | None = None  # a SentencePiece .model, or a text file with a piece a line
+    statistics: str | None = None  # JSON with mean and std of the features, of each mel bin; null: the network takes them unnormalised
+    check: str | None = None  # .npz or .safetensors with features and logits of the original network, to compare with
+    blank: int | None = bounded(None, ge=-1)  # the output that is the CTC blank; -1: the last one
+    heads: int | None = bounded(None, ge=1)  # only where the tensors do not tell it
+    score_scale: str = one_of("auto", "auto", "d_head", "d_model")  # attention scores are divided by its root; auto: as the release does
+    half_step_residual: bool = True  # feed-forward modules count half (the paper); false: wholly
+    letter_case: str = one_of("upper", "upper", "keep")  # of the pieces: the transcripts of earshot's corpora are in capitals
 
 
 # ---------------------------------------------------------------- quant, calib, window, target, decode
@@ -300,6 +318,13 @@ class TrainStage(Checked):
 
 
 @dataclass
+class ImportCheckpointStage(Checked):
+    imported: Imported = field(default_factory=Imported)
+    features: Features = field(default_factory=Features)
+    out: str = MISSING  # the model directory
+
+
+@dataclass
 class QuantizeStage(Checked):
     quant: Quant = field(default_factory=Quant)
     calib: Calib = field(default_factory=Calib)
@@ -395,6 +420,7 @@ class Pipeline(Checked):
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     model: Model = field(default_factory=Model)
     train: Train = field(default_factory=Train)
+    imported: Imported = field(default_factory=Imported)
     quant: Quant = field(default_factory=Quant)
     calib: Calib = field(default_factory=Calib)
     window: Window = field(default_factory=Window)
@@ -410,6 +436,7 @@ STAGES = {
     "features": FeaturesStage,
     "tokenizer": TokenizerStage,
     "train": TrainStage,
+    "import_checkpoint": ImportCheckpointStage,
     "quantize": QuantizeStage,
     "lower": LowerStage,
     "evaluate": EvaluateStage,

@@ -46,7 +46,8 @@ class LogMel(torch.nn.Module):
     @torch.no_grad()
     def forward(self, audio: torch.Tensor | np.ndarray) -> torch.Tensor:
         mel = self.mel(torch.as_tensor(audio, dtype=torch.float32))
-        return mel.clamp_min(self.config.log_floor).log().transpose(-1, -2).contiguous()
+        floored = mel + self.config.log_floor if self.config.floor_by == "sum" else mel.clamp_min(self.config.log_floor)
+        return floored.log().transpose(-1, -2).contiguous()
 
     def frames(self, samples: int) -> int:
         """Number of frames of `samples` samples."""
@@ -77,6 +78,11 @@ class FrontEnd:
         """Log-mel energies [..., n_mels] to the network's input of the same shape."""
         return (log_mel - self.mean) / self.std
 
+    @property
+    def floored_energy(self) -> str:
+        """The formula of what the logarithm is taken of, of a mel energy `mel`."""
+        return "mel + log_floor" if self.config.floor_by == "sum" else "max(mel, log_floor)"
+
     def silence(self) -> torch.Tensor:
         """The features [n_mels] of digital silence, with which an utterance is padded to a window."""
         return self.normalise(torch.full((self.n_mels,), self.config.log_floor).log())
@@ -96,7 +102,7 @@ class FrontEnd:
                     {"first_bin": int(row.nonzero()[0]), "weights": row[row > 0].tolist()} if row.any() else {"first_bin": 0, "weights": []}
                     for row in filters
                 ],
-                "feature": "(ln(max(mel, log_floor)) - mean) / std, per mel bin",
+                "feature": f"(ln({self.floored_energy}) - mean) / std, per mel bin",
                 "mean": self.mean.tolist(),
                 "std": self.std.tolist(),
             },

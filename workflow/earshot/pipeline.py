@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -22,7 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from earshot.config import CONF_DIR, NpuForm, Pipeline, register, typed
+from earshot.config import CONF_DIR, Imported, NpuForm, Pipeline, register, typed
 from earshot.errors import ConfigError
 
 GROUPS = ("corpus", "features", "tokenizer", "model", "train", "quant", "calib", "window", "target", "decode", "evaluation", "tracking")
@@ -31,6 +33,8 @@ GROUPS = ("corpus", "features", "tokenizer", "model", "train", "quant", "calib",
 FORM, FORM_KEYS = "form", tuple(f.name for f in dataclasses.fields(NpuForm))
 # They say how fast or from where, not what comes out: no part of a name, and no reason to build again.
 NEUTRAL_KEYS = {"jobs", "data_workers", "mirror", "download"}
+# What only a training reads: it says nothing of a model that was imported.
+TRAINING_GROUPS = {"tokenizer", "model", "train"}
 LONGEST_VALUE = 24
 # What the paths under results/ are made of: the wildcards of the rules.
 NAMES = ("corpus", "features", "tokenizer", "model", "scheme", "window", "family", "target")
@@ -57,9 +61,19 @@ class Variant:
         return f"{self.model}/{self.scheme}/{self.target}"
 
     @property
+    def imported(self) -> bool:
+        """Whether the model is a checkpoint that others trained."""
+        return self.config["imported"]["checkpoint"] is not None
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups that apply."""
+        return [group for group in GROUPS if not (self.imported and group in TRAINING_GROUPS)]
+
+    @property
     def named_groups(self) -> list[str]:
         """The groups that decide what comes out: a float program is not calibrated."""
-        return [group for group in GROUPS if group != "calib" or self.config["quant"]["quantize"]]
+        return [group for group in self.groups if group != "calib" or self.config["quant"]["quantize"]]
 
     @property
     def names(self) -> dict[str, str]:
@@ -72,6 +86,10 @@ class Variant:
         words += [f"{group}.{key}={hydra_value(value)}" for group in groups for key, value in self.differences[group].items()]
         return shlex.join(words)
 
+    def import_arguments(self) -> str:
+        """The words, quoted for the shell, that give the import its checkpoint, and what the tensors do not say."""
+        return shlex.join(f"imported.{key}={hydra_value(value)}" for key, value in self.config["imported"].items() if value is not None)
+
     def settings(self, groups: Iterable[str]) -> dict[str, Any]:
         """The resolved values of these groups that decide what comes out: when they change, what was built with them is built again."""
         return {group: {k: v for k, v in self.config[group].items() if k not in NEUTRAL_KEYS} for group in groups}
@@ -81,7 +99,8 @@ def variants(settings: Mapping[str, Any]) -> list[Variant]:
     """The variants that `snakemake --config` asks for, in the order of the sweep.
 
     `settings` may hold `experiment`, any group (`model=conformer_s`), `sweep` (text in Hydra's multirun grammar) and `overrides` (words
-    such as `train.epochs=3`, for keys with dots, which Snakemake's own --config does not take).
+    such as `train.epochs=3`, for keys with dots, which Snakemake's own --config does not take). With `checkpoint`, a file that is imported
+    instead of a training, `tokenizer` is its tokenizer's file.
 
     Raises:
         ConfigError: an unknown key, choice or type, a scheme that a target cannot take, or two points of one name.
@@ -109,12 +128,14 @@ def base_overrides(settings: Mapping[str, Any]) -> list[str]:
     """`--config` entries as Hydra overrides."""
     words = []
     for key, value in settings.items():
-        if key in (*GROUPS, "experiment"):
+        if key == "checkpoint" or (key == "tokenizer" and "checkpoint" in settings):
+            words.append(f"imported.{key}={hydra_value(str(value))}")
+        elif key in (*GROUPS, "experiment"):
             words.append(f"{key}={value}")
         elif key == "overrides":
             words.extend(shlex.split(value) if isinstance(value, str) else value)
         elif key != "sweep":
-            known = ", ".join(("experiment", "sweep", "overrides", *GROUPS))
+            known = ", ".join(("experiment", "sweep", "overrides", "checkpoint", *GROUPS))
             raise ConfigError(f"--config {key}={value}: unknown key; use one of {known} (dotted keys: --config overrides='train.epochs=3')")
     return words
 
@@ -136,6 +157,7 @@ def _variant(overrides: list[str]) -> Variant:
     OmegaConf.set_struct(cfg, False)
     del cfg["hydra"]
     config: Pipeline = typed(cfg)
+    _check_imported(config.imported)
     if config.target.family not in config.quant.families:
         possible = ", ".join(targets_of(config.quant.families))
         raise ConfigError(f"quant={choices['quant']} cannot be lowered to target={choices['target']}; targets that can take it: {possible}")
@@ -146,7 +168,12 @@ def _variant(overrides: list[str]) -> Variant:
         of_groups[FORM] = {key: of_groups["model"].pop(key) for key in FORM_KEYS if key in of_groups["model"]}
     names = {group: choices[group] + _suffix(differences[group]) for group in GROUPS}
     defaults = _default_choices()
-    model = "-".join([names["model"], names["corpus"], *(names[g] for g in ("features", "tokenizer", "train") if names[g] != defaults[g])])
+    if config.imported.checkpoint is None:
+        of_model = [names["model"], names["corpus"], *(names[g] for g in ("features", "tokenizer", "train") if names[g] != defaults[g])]
+    else:
+        of_model = ["imported", _imported_name(resolved["imported"]), names["corpus"]]
+        of_model += [names["features"]] if names["features"] != defaults["features"] else []
+    model = "-".join(of_model)
     form = _suffix(differences[FORM]) if config.target.family != "host" else ""
     scheme = "-".join([names["quant"], *([names["calib"]] if config.quant.quantize else []), names["window"]]) + form
     return Variant(
@@ -159,9 +186,25 @@ def _variant(overrides: list[str]) -> Variant:
         family=config.target.family,
         target=names["target"],
         choices=choices,
-        config={group: resolved[group] for group in (*GROUPS, FORM, "experiment_name")},
+        config={group: resolved[group] for group in (*GROUPS, FORM, "imported", "experiment_name")},
         differences=differences,
     )
+
+
+def _check_imported(imported: Imported) -> None:
+    """
+    Raises:
+        ConfigError: a checkpoint is to be imported (also where an experiment leaves it empty), and a file is not given.
+    """
+    absent = [f"{key}=FILE" for key in ("checkpoint", "tokenizer") if not getattr(imported, key)]
+    if imported.checkpoint is not None and absent:
+        raise ConfigError(f"a checkpoint is to be imported, but not all of its files are given; add {' '.join(absent)}")
+
+
+def _imported_name(imported: Mapping[str, Any]) -> str:
+    """The file's name, and a digest of all values by which it is imported."""
+    stem = re.sub(r"[^\w.]+", "_", PurePath(imported["checkpoint"]).stem)[-LONGEST_VALUE:]
+    return f"{stem}~{hashlib.sha256(json.dumps(imported, sort_keys=True).encode()).hexdigest()[:6]}"
 
 
 def targets_of(families: Iterable[str]) -> list[str]:

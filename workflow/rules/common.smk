@@ -1,11 +1,12 @@
 """What the rules share: the variants that the configuration asks for, and how a rule finds the values of its stage."""
 
+import re
 import sys
 from pathlib import Path
 from shlex import quote
 
 from earshot.errors import EarshotError
-from earshot.pipeline import FORM, GROUPS, NAMES, hydra_value, variants
+from earshot.pipeline import FORM, NAMES, hydra_value, variants
 from earshot.source_digest import source_digest
 from snakemake.exceptions import WorkflowError
 
@@ -52,12 +53,14 @@ def of_all_variants(pattern):
 
 def choices(wildcards):
     """Group to choice as a mapping of Hydra's, for the figures of a variant."""
-    return hydra_value(dict(owner(wildcards).choices))
+    variant = owner(wildcards)
+    return hydra_value({group: variant.choices[group] for group in variant.groups})
 
 
 def resolved(wildcards):
     """All values as a mapping of Hydra's: kept with the figures that they gave."""
-    return hydra_value(owner(wildcards).settings((*GROUPS, FORM)))
+    variant = owner(wildcards)
+    return hydra_value(variant.settings([*variant.groups, FORM, *(["imported"] if variant.imported else [])]))
 
 
 def corpus_name(wildcards):
@@ -68,6 +71,21 @@ def start_weights(wildcards):
     """The weights that a fine-tuning starts from, or nothing."""
     model_dir = owner(wildcards).config["train"]["checkpoint"]
     return str(Path(model_dir, "model.safetensors")) if model_dir else []
+
+
+def models(imported):
+    """A regular expression of the models that are imported, or of those that are trained."""
+    return "|".join(sorted({re.escape(v.model) for v in VARIANTS if v.imported == imported})) or "(?!)"
+
+
+def imported_files(wildcards):
+    """What an import reads."""
+    imported = owner(wildcards).config["imported"]
+    return [imported[key] for key in ("checkpoint", "tokenizer", "statistics", "check") if imported[key]]
+
+
+def import_arguments(wildcards):
+    return owner(wildcards).import_arguments()
 
 
 def published_program(wildcards):

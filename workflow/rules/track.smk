@@ -45,7 +45,7 @@ rule track:
     input:
         variants="results/report/variants.txt",
         metrics=of_all_variants("results/variants/{model}/{scheme}/{target}/metrics.json"),
-        curves=of_all_variants("results/train/{model}/curves.csv"),
+        models=of_all_variants("results/train/{model}/metrics.json"),
     output:
         "results/report/tracked.json",
     log:

@@ -18,6 +18,8 @@ rule train:
         "results/logs/train/{model}.log",
     benchmark:
         "results/benchmarks/train/{model}.tsv"
+    wildcard_constraints:
+        model=models(imported=False),
     conda:
         "../../envs/python.yaml"
     threads: workflow.cores or 2
@@ -35,3 +37,33 @@ rule train:
     shell:
         "python -m earshot.stages.train {params.arguments} {params.experiment} features_dir={params.features_dir:q}"
         " tokenizer_dir={params.tokenizer_dir:q} out={params.out:q} 2>&1 | tee {log:q}"
+
+
+# Instead of a training: a checkpoint that others trained, in the same form.
+rule import_checkpoint:
+    input:
+        imported_files,
+    output:
+        weights="results/train/{model}/model.safetensors",
+        config="results/train/{model}/config.yaml",
+        front_end="results/train/{model}/front_end.json",
+        pieces="results/train/{model}/tokenizer.pieces",
+        metrics="results/train/{model}/metrics.json",
+    log:
+        "results/logs/import_checkpoint/{model}.log",
+    benchmark:
+        "results/benchmarks/import_checkpoint/{model}.tsv"
+    wildcard_constraints:
+        model=models(imported=True),
+    conda:
+        "../../envs/python.yaml"
+    resources:
+        mem_mb=3000,
+    params:
+        arguments=arguments("features"),
+        imported=import_arguments,
+        settings=settings("features", "imported"),
+        source=source_digest("import_checkpoint"),
+        out=subpath(output.weights, parent=True),
+    shell:
+        "python -m earshot.stages.import_checkpoint {params.arguments} {params.imported} out={params.out:q} 2>&1 | tee {log:q}"

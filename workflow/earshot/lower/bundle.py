@@ -74,7 +74,7 @@ window of {window_s:g} s: {npu["cycles"]:,} cycles, {npu["latency_ms"]:.2f} ms a
 
 1. **Audio.** {SAMPLE_RATE_HZ} Hz, mono, samples as numbers in -1 to 1 (16-bit: divide by 32768). No dither, no pre-emphasis, no removal of the mean.
 2. **Front end.** Every {config.hop_length} samples, an FFT of {config.n_fft} samples; the Hann window of {config.win_length} samples lies in their middle, the rest is multiplied by 0.
-   Squared magnitude, {config.n_mels} mel filters ({config.f_min_hz:g} to {config.f_max_hz:g} Hz), natural logarithm of max(energy, {config.log_floor:g}), minus `mean`, divided by `std`, each of its bin:
+   Squared magnitude, {config.n_mels} mel filters ({config.f_min_hz:g} to {config.f_max_hz:g} Hz), natural logarithm of {front.floored_energy} (`log_floor` {config.log_floor:g}), minus `mean`, divided by `std`, each of its bin:
    x[frame][bin]. No padding: the first frame begins with the first sample.
 3. **Window.** {frames} frames. Shorter speech is padded at its end with the features of silence: (ln({config.log_floor:g}) - mean) / std of each bin.
 4. **Quantize.** q = round(x / {source["scale"]!r}) + {source["zero_point"]}, clamped to {source["min"]} ... {source["max"]}, {source["dtype"]}; round half to even.

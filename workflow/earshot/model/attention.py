@@ -1,4 +1,4 @@
-"""Multi-head self-attention with relative positions (Dai et al., 2019, Transformer-XL, section 3.3)."""
+"""Multi-head self-attention, with the positions of Transformer-XL (Dai et al., 2019, section 3.3) or without any."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ import torch
 from torch import nn
 
 
-def relative_positions(frames: int, dim: int) -> torch.Tensor:
-    """Sinusoids [2 * frames - 1, dim] of the distances frames - 1, ..., 0, ..., 1 - frames (query minus key)."""
-    distance = torch.arange(frames - 1, -frames, -1.0)
+def sinusoids(positions_r: torch.Tensor, dim: int) -> torch.Tensor:
+    """Sines and cosines [R, dim] of positions [R], in turn, from fast to slow (Vaswani et al., 2017, section 3.5)."""
     frequency = torch.exp(torch.arange(0, dim, 2.0) * (-math.log(10_000.0) / dim))
-    angle = distance[:, None] * frequency
+    angle = positions_r[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :dim]
 
 
+def relative_positions(frames: int, dim: int) -> torch.Tensor:
+    """Sinusoids [2 * frames - 1, dim] of the distances frames - 1, ..., 0, ..., 1 - frames (query minus key)."""
+    return sinusoids(torch.arange(frames - 1, -frames, -1.0), dim)
+
+
+def absolute_positions(frames: int, dim: int) -> torch.Tensor:
+    """Sinusoids [frames, dim] of the frames 0, 1, ..., frames - 1."""
+    return sinusoids(torch.arange(0.0, frames), dim)
+
+
 def relative_shift(scores_bhtr: torch.Tensor) -> torch.Tensor:
-    """Scores by distance [B, H, T, 2T - 1] to scores by key [B, H, T, T].
+    """Scores by distance [B, H, T, 2T - 1], or by absolute position [B, H, T, T], to scores by key [B, H, T, T].
 
     Row i holds the distances T-1 ... 1-T; its key j lies at distance i - j, thus at column T - 1 - i + j. One column of padding makes each
     row of the flat memory start one element later than the row above, which is this shift:
@@ -25,37 +34,44 @@ def relative_shift(scores_bhtr: torch.Tensor) -> torch.Tensor:
         . a b c d e          row 0 keeps c d e
         . f g h i j    ->    row 1 keeps g h i
         . k l m n o          row 2 keeps k l m
+
+    Scores by absolute position are shifted the same way, as public implementations did that took the table of absolute positions for one
+    of distances: key j <= i of row i gets column T - 1 - (i - j), key i + 1 gets 0, and a later one column j - i - 2 of row i + 1.
     """
     b, h, t, r = scores_bhtr.shape
     padded = nn.functional.pad(scores_bhtr, (1, 0))
     return padded.reshape(b, h, r + 1, t)[:, :, 1:].reshape(b, h, t, r)[..., :t]
 
 
-class RelativeAttention(nn.Module):
-    """Self-attention over [B, T, D]; `u` and `v` are the learnt biases of content and position."""
+class Attention(nn.Module):
+    """Self-attention over [B, T, D]; with `positions`, `u` and `v` are the learnt biases of content and position."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, positions: bool = True) -> None:
         super().__init__()
         self.heads, self.scale = heads, 1 / math.sqrt(dim // heads)
         self.query, self.key, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.position = nn.Linear(dim, dim, bias=False)
-        self.u = nn.Parameter(torch.empty(heads, 1, dim // heads))
-        self.v = nn.Parameter(torch.empty(heads, 1, dim // heads))
-        nn.init.xavier_uniform_(self.u)
-        nn.init.xavier_uniform_(self.v)
+        self.position = nn.Linear(dim, dim, bias=False) if positions else None
+        if positions:
+            self.u = nn.Parameter(torch.empty(heads, 1, dim // heads))
+            self.v = nn.Parameter(torch.empty(heads, 1, dim // heads))
+            nn.init.xavier_uniform_(self.u)
+            nn.init.xavier_uniform_(self.v)
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(dim, dim)
 
     def _split(self, x_btd: torch.Tensor) -> torch.Tensor:
         return x_btd.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, D / H]
 
-    def forward(self, x_btd: torch.Tensor, positions_rd: torch.Tensor, valid_bt: torch.Tensor | None) -> torch.Tensor:
-        """`positions_rd`: what `relative_positions(T, D)` gives; `valid_bt`: False where a frame is padding."""
+    def forward(self, x_btd: torch.Tensor, positions_rd: torch.Tensor | None, valid_bt: torch.Tensor | None) -> torch.Tensor:
+        """`positions_rd`: of `relative_positions(T, D)` or `absolute_positions(T, D)`; `valid_bt`: False where a frame is padding."""
         q, k, v = self._split(self.query(x_btd)), self._split(self.key(x_btd)), self._split(self.value(x_btd))
-        p = self._split(self.position(positions_rd).unsqueeze(0))
-        content = torch.matmul(q + self.u, k.transpose(-1, -2))
-        position = relative_shift(torch.matmul(q + self.v, p.transpose(-1, -2)))
-        scores_bhtt = (content + position) * self.scale
+        if self.position is None:
+            scores_bhtt = torch.matmul(q, k.transpose(-1, -2)) * self.scale
+        else:
+            p = self._split(self.position(positions_rd).unsqueeze(0))
+            content = torch.matmul(q + self.u, k.transpose(-1, -2))
+            position = relative_shift(torch.matmul(q + self.v, p.transpose(-1, -2)))
+            scores_bhtt = (content + position) * self.scale
         if valid_bt is not None:
             scores_bhtt = scores_bhtt.masked_fill(~valid_bt[:, None, None, :], -torch.inf)
         weights = self.dropout(torch.softmax(scores_bhtt, dim=-1))

@@ -9,7 +9,7 @@ from torch import nn
 
 from earshot.config import Model
 from earshot.errors import ConfigError
-from earshot.model.attention import RelativeAttention, relative_positions
+from earshot.model.attention import Attention, absolute_positions, relative_positions
 from earshot.model.subsampling import ConvSubsampling, OutputGrid
 
 
@@ -29,15 +29,15 @@ class FeedForward(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Normalise, then attend with relative positions (figure 3)."""
+    """Normalise, then attend (figure 3)."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, positions: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.attention = RelativeAttention(dim, heads, dropout)
+        self.attention = Attention(dim, heads, dropout, positions)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_btd: torch.Tensor, positions_rd: torch.Tensor, valid_bt: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x_btd: torch.Tensor, positions_rd: torch.Tensor | None, valid_bt: torch.Tensor | None) -> torch.Tensor:
         return self.dropout(self.attention(self.norm(x_btd), positions_rd, valid_bt))
 
 
@@ -105,13 +105,13 @@ class ConformerBlock(nn.Module):
     def __init__(self, config: Model) -> None:
         super().__init__()
         self.feed_forward1 = FeedForward(config.dim, config.feed_forward_factor, config.dropout)
-        self.self_attention = SelfAttention(config.dim, config.heads, config.dropout)
+        self.self_attention = SelfAttention(config.dim, config.heads, config.dropout, config.positions != "none")
         self.convolution = Convolution(config.dim, config.conv_kernel, config.dropout)
         self.feed_forward2 = FeedForward(config.dim, config.feed_forward_factor, config.dropout)
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(
-        self, x_btd: torch.Tensor, positions_rd: torch.Tensor, valid_bt: torch.Tensor | None, speech_bt: torch.Tensor | None
+        self, x_btd: torch.Tensor, positions_rd: torch.Tensor | None, valid_bt: torch.Tensor | None, speech_bt: torch.Tensor | None
     ) -> torch.Tensor:
         x_btd = x_btd + 0.5 * self.feed_forward1(x_btd)
         x_btd = x_btd + self.self_attention(x_btd, positions_rd, valid_bt)
@@ -134,8 +134,9 @@ class Conformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(ConformerBlock(config) for _ in range(config.layers))
         self.output = nn.Linear(config.dim, outputs)
-        # Derived from the shapes alone and grown for a longer utterance: a plain attribute, no part of a checkpoint or of averaged weights.
-        self.positions_rd = relative_positions(1, config.dim)
+        # Derived from the shapes alone and made anew for another length: a plain attribute, no part of a checkpoint or of averaged weights.
+        self.dim, self.positions = config.dim, config.positions
+        self.positions_rd = self.position_table(1)
 
     @property
     def grid(self) -> OutputGrid:
@@ -153,19 +154,30 @@ class Conformer(nn.Module):
         if lengths_b is not None:
             speech_bt = torch.arange(frames, device=x_btd.device) < self.output_lengths(lengths_b)[:, None]
         valid_bt = None if hear_padding else speech_bt
+        if valid_bt is not None and self.positions == "absolute":
+            raise ConfigError("model.positions=absolute: for imported weights only, which know no padding; train with relative")
         positions_rd = self._positions(frames, x_btd.device)
         for block in self.blocks:
             x_btd = block(x_btd, positions_rd, valid_bt, speech_bt)
         return self.output(x_btd)
 
-    def _positions(self, frames: int, device: torch.device) -> torch.Tensor:
-        longest, dim = (self.positions_rd.shape[0] + 1) // 2, self.positions_rd.shape[1]
+    def position_table(self, frames: int) -> torch.Tensor | None:
+        """What the attention of `frames` output frames takes as positions: [2 * frames - 1, dim], absolute [frames, dim], or nothing."""
+        if self.positions == "none":
+            return None
+        return (relative_positions if self.positions == "relative" else absolute_positions)(frames, self.dim)
+
+    def _positions(self, frames: int, device: torch.device) -> torch.Tensor | None:
+        if self.positions_rd is None:
+            return None
+        relative, rows = self.positions == "relative", self.positions_rd.shape[0]
+        longest = (rows + 1) // 2 if relative else rows
         if frames == longest and device == self.positions_rd.device:
             return self.positions_rd
         if frames > longest or device != self.positions_rd.device:
             longest = max(longest, frames)
-            self.positions_rd = relative_positions(longest, dim).to(device)
-        return self.positions_rd[longest - frames : longest + frames - 1]
+            self.positions_rd = self.position_table(longest).to(device)
+        return self.positions_rd[longest - frames : longest + frames - 1] if relative else self.positions_rd[:frames]
 
     def for_window(self, frames: int) -> Conformer:
         """A copy for inference whose constants fit a window of exactly `frames` input frames: what is exported.
@@ -178,5 +190,5 @@ class Conformer(nn.Module):
             raise ConfigError(f"a window of {frames} frames is too short: the subsampling leaves no output frame; lengthen window.seconds")
         model = copy.deepcopy(self).eval().requires_grad_(False)
         del model.positions_rd
-        model.register_buffer("positions_rd", relative_positions(outputs, self.positions_rd.shape[1]), persistent=False)
+        model.register_buffer("positions_rd", self.position_table(outputs), persistent=False)
         return model

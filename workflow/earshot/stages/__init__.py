@@ -39,8 +39,14 @@ def verbatim(schema: type, argument: str) -> str:
     return f"{key}={QuotedString(text=value, quote=Quote.double).with_quotes()}"
 
 
-def stage(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
-    """Make a command of a function that takes the typed configuration of stage `name`.
+def whole_key(schema: type, group: str, argument: str) -> str:
+    """A command-line argument whose key may be one of `group`, without the name of the group before it."""
+    key = argument.partition("=")[0]
+    return f"{group}.{argument}" if key in {f.name for f in dataclasses.fields(get_type_hints(schema)[group])} else argument
+
+
+def stage(name: str, group: str | None = None) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """Make a command of a function that takes the typed configuration of stage `name`; the keys of `group` may be given without its name.
 
     A failure that the user can act on ends in one line on stderr and exit status 1; a broken downstream of a pipe or Ctrl-C is no traceback
     either.
@@ -63,6 +69,8 @@ def stage(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
 
         @functools.wraps(function)
         def command() -> None:
+            if group:
+                sys.argv[1:] = [whole_key(config.STAGES[name], group, argument) for argument in sys.argv[1:]]
             if not {"-m", "--multirun"} & set(sys.argv):  # in a multirun, a comma is a sweep
                 sys.argv[1:] = [verbatim(config.STAGES[name], argument) for argument in sys.argv[1:]]
             main()

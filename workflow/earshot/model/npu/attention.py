@@ -25,8 +25,13 @@ def attend(scores: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def by_distance(positions_rd: torch.Tensor) -> torch.Tensor:
-    """Projected positions [2T - 1, d] with a row of zeros at each end: the weights [2T + 1, d] of the scores that `shift_two` takes."""
+    """Projected positions [2T - 1, d] of distances with a row of zeros at each end: weights [2T + 1, d] of the scores for `shift_two`."""
     return nn.functional.pad(positions_rd, (0, 0, 1, 1))
+
+
+def by_frame(positions_td: torch.Tensor) -> torch.Tensor:
+    """Projected positions [T, d] of frames behind a row of zeros: the weights [T + 1, d] of the scores that `shift_one` takes."""
+    return nn.functional.pad(positions_td, (0, 0, 1, 0))
 
 
 def shift_two(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,48 +46,60 @@ def shift_two(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, 
     return rows[:, :t, t:], rows[:, t + 1 :, :t]
 
 
+def shift_one(scores: torch.Tensor) -> torch.Tensor:
+    """Scores by frame [1, T + 1, 1, T], column 0 of no frame, to what `relative_shift` makes of absolute positions, [1, T, T]."""
+    t = scores.shape[-1]
+    return scores.permute(0, 2, 3, 1).reshape(1, t + 1, t)[:, 1:]
+
+
 class NpuSelfAttention(nn.Module):
     """Normalise, attend, project.
 
-    In the weights are gamma and beta, u and 1/sqrt(d). The scores by distance are a convolution of the queries: its weights are the
+    In the weights are gamma and beta, u and 1/sqrt(d). The scores by position are a convolution of the queries: its weights are the
     projected positions, its bias is (v - u) times them. A bias of the keys would add the same to all scores of a query, which the softmax
     ignores; that of the values passes through the softmax, whose weights add up to one, and is in the bias of the output.
     """
 
-    def __init__(self, plain: SelfAttention, positions_rd: torch.Tensor) -> None:
+    def __init__(self, plain: SelfAttention, positions_rd: torch.Tensor | None, frames: int) -> None:
         super().__init__()
         attention, norm = plain.attention, plain.norm
         self.head_width = width(norm) // attention.heads
-        u, v = (bias.detach().double().flatten() * attention.scale for bias in (attention.u, attention.v))
-        query = Affine.of(attention.query).after_norm(norm).scaled(attention.scale).shifted(u)
-        key, value = (Affine.of(linear).after_norm(norm) for linear in (attention.key, attention.value))
-        positions_rd = positions_rd.double() @ Affine.of(attention.position).weight.T
         heads = [(h * self.head_width, (h + 1) * self.head_width) for h in range(attention.heads)]
+        query = Affine.of(attention.query).after_norm(norm).scaled(attention.scale)
+        key, value = (Affine.of(linear).after_norm(norm) for linear in (attention.key, attention.value))
         self.norm = Normalise(norm)
-        self.query = pointwise(query)
         self.keys = nn.ModuleList(pointwise(key.without_bias().rows(*head)) for head in heads)
         self.values = nn.ModuleList(pointwise(value.without_bias().rows(*head)) for head in heads)
-        self.positions = nn.ModuleList()
-        for first, last in heads:
-            weight = by_distance(positions_rd[:, first:last])
-            self.positions.append(pointwise(Affine(weight, weight @ (v - u)[first:last])))
         self.out = pointwise(Affine.of(attention.out).after_constant(value.bias).centred())
+        self.positions = nn.ModuleList()
+        self.distances = positions_rd is not None and len(positions_rd) == 2 * frames - 1
+        if positions_rd is not None:
+            u, v = (bias.detach().double().flatten() * attention.scale for bias in (attention.u, attention.v))
+            query = query.shifted(u)
+            projected = positions_rd.double() @ Affine.of(attention.position).weight.T
+            for first, last in heads:
+                weight = (by_distance if self.distances else by_frame)(projected[:, first:last])
+                self.positions.append(pointwise(Affine(weight, weight @ (v - u)[first:last])))
+        self.query = pointwise(query)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(x)
         queries = self.query(x).split(self.head_width, dim=1)
+        by_position = self._position_scores(queries)
         heads = []
-        for query, key, value, position in zip(queries, self.keys, self.values, self._position_scores(queries), strict=True):
+        for h, (query, key, value) in enumerate(zip(queries, self.keys, self.values, strict=True)):
             # A permute of four axes swaps those of the keys: it is part of the convolution's write; one of three has all weights read again
             # for each row.
-            content = torch.matmul(query.squeeze(2).transpose(1, 2), key(x).permute(0, 2, 1, 3).squeeze(1))
-            heads.append(attend(content + position, value(x).squeeze(2).transpose(1, 2)).transpose(1, 2).unsqueeze(2))
+            scores = torch.matmul(query.squeeze(2).transpose(1, 2), key(x).permute(0, 2, 1, 3).squeeze(1))
+            if by_position:
+                scores = scores + by_position[h]
+            heads.append(attend(scores, value(x).squeeze(2).transpose(1, 2)).transpose(1, 2).unsqueeze(2))
         return self.out(torch.cat(heads, dim=1))
 
     def _position_scores(self, queries: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-        """[1, T, T] of each head. Where their number is odd, the last is shifted beside itself."""
-        by_distance = [position(query) for position, query in zip(self.positions, queries, strict=True)]
-        scores: list[torch.Tensor] = []
-        for h in range(0, len(by_distance), 2):
-            scores += shift_two(by_distance[h], by_distance[min(h + 1, len(by_distance) - 1)])
-        return scores[: len(by_distance)]
+        """[1, T, T] of each head; nothing for attention without positions. Where the heads are odd, the last is shifted beside itself."""
+        scores = [position(query) for position, query in zip(self.positions, queries, strict=False)]
+        if not self.distances:
+            return [shift_one(of_head) for of_head in scores]
+        pairs = [shift_two(scores[h], scores[min(h + 1, len(scores) - 1)]) for h in range(0, len(scores), 2)]
+        return [of_head for pair in pairs for of_head in pair][: len(scores)]

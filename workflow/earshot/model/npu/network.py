@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from earshot.errors import ArtifactError, ConfigError
-from earshot.model.attention import RelativeAttention
+from earshot.model.attention import Attention
 from earshot.model.conformer import Conformer, ConformerBlock, Convolution, Depthwise, FeedForward, SelfAttention, SpeechBatchNorm
 from earshot.model.npu import subsampling
 from earshot.model.npu.attention import NpuSelfAttention
@@ -16,7 +16,7 @@ from earshot.model.subsampling import ConvSubsampling
 
 # What the rewrites know, by exact type: a subclass may compute something else.
 KNOWN = (
-    *(Conformer, ConvSubsampling, ConformerBlock, FeedForward, SelfAttention, RelativeAttention, Convolution, Depthwise, SpeechBatchNorm),
+    *(Conformer, ConvSubsampling, ConformerBlock, FeedForward, SelfAttention, Attention, Convolution, Depthwise, SpeechBatchNorm),
     *(nn.LayerNorm, nn.Linear, nn.Conv2d, nn.Dropout, nn.ModuleList),
 )
 
@@ -24,10 +24,10 @@ KNOWN = (
 class NpuBlock(nn.Module):
     """A block of the stream [1, D, 1, T]. `after`: what follows the normalisation at its end, a map over the channels."""
 
-    def __init__(self, plain: ConformerBlock, positions_rd: torch.Tensor, after: Affine) -> None:
+    def __init__(self, plain: ConformerBlock, positions_rd: torch.Tensor | None, frames: int, after: Affine) -> None:
         super().__init__()
         self.feed_forward1 = NpuFeedForward(plain.feed_forward1)
-        self.self_attention = NpuSelfAttention(plain.self_attention, positions_rd)
+        self.self_attention = NpuSelfAttention(plain.self_attention, positions_rd, frames)
         self.convolution = NpuConvolution(plain.convolution)
         self.feed_forward2 = NpuFeedForward(plain.feed_forward2)
         self.norm = Normalise(plain.norm)
@@ -51,10 +51,11 @@ class NpuConformer(nn.Module):
     def __init__(self, plain: Conformer, window_frames: int, n_mels: int, chunks: int) -> None:
         super().__init__()
         self.subsampling = subsampling.NpuSubsampling(plain.subsampling, window_frames, n_mels, chunks)
-        positions_rd = plain.for_window(window_frames).positions_rd
+        frames = plain.output_lengths(window_frames)
+        positions_rd = plain.position_table(frames)
         afters = [gain(block.norm).centred() for block in plain.blocks[:-1]]
         afters.append(Affine.of(plain.output).after_norm(plain.blocks[-1].norm))
-        self.blocks = nn.ModuleList(NpuBlock(block, positions_rd, after) for block, after in zip(plain.blocks, afters, strict=True))
+        self.blocks = nn.ModuleList(NpuBlock(block, positions_rd, frames, after) for block, after in zip(plain.blocks, afters, strict=True))
 
     def forward(self, x_btf: torch.Tensor) -> torch.Tensor:
         x = self.subsampling(x_btf)

@@ -68,7 +68,13 @@ class NpuSubsampling(nn.Module):
         for conv in plain.convs:
             self.convs.append(read_to_the_end(conv, bins))
             bins = (bins - 1) // 2
-        self.project = pointwise(Affine.of(plain.project).centred())
+        # Without convolutions the features are the stream, but for their mean.
+        project = (
+            Affine.of(plain.project)
+            if plain.project is not None
+            else Affine(torch.eye(n_mels, dtype=torch.double), torch.zeros(n_mels, dtype=torch.double))
+        )
+        self.project = pointwise(project.centred())
 
     def forward(self, x_btf: torch.Tensor) -> torch.Tensor:
         return torch.cat([self._chunk(x_btf[:, first:end]) for first, end in self.spans], dim=3)

@@ -21,8 +21,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from earshot.files import atomic, read_json
-from earshot.model import checkpoint
+from earshot.files import atomic, read_json, sha256
 from earshot.report_plots import COLOURS, STYLE, svg
 
 PANELS = (("npu_cycles", 1e6, "cycles of a window, millions"), ("sram_kib", 1024, "SRAM, MiB"), ("parameters", 1e6, "parameters, millions"))
@@ -47,9 +46,10 @@ def corpus_steps(work: Path, minutes: float, vocab_size: int) -> tuple[Path, Pat
 
 
 def evaluated(model_dir: Path, corpus: Path, window: str, split: str) -> dict[str, Any]:
-    """The evaluation of a model, over windows and over whole utterances; done again where weights, data or window are others."""
+    """The evaluation of a model, over windows and over whole utterances; done again where training, data or window are others."""
     out = model_dir / f"evaluation-{split}-{window}.json"
-    key = {"weights": checkpoint.model_digest(model_dir), "manifest": str((corpus / f"{split}.cuts.jsonl.gz").resolve())}
+    # Of the training, not of the weights' file: its header is in another order whenever it is written.
+    key = {"training": read_json(model_dir / "state" / "training.json")["fingerprint"], "data": sha256(corpus / f"{split}.cuts.jsonl.gz")}
     record = out.with_suffix(".key")
     if not (out.exists() and record.exists() and json.loads(record.read_text()) == key):
         stage("evaluate", "kind=float", f"window={window}", f"split={split}", f"subject={model_dir}", f"corpus_dir={corpus}", f"out={out}")

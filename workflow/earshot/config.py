@@ -300,6 +300,11 @@ class QuantizeStage(Checked):
 
 
 @dataclass
+class TosaStage(Checked):
+    program_dir: str = MISSING  # a quantized program of an NPU family; the graph is written beside it
+
+
+@dataclass
 class LowerStage(Checked):
     target: Target = field(default_factory=Target)
     program_dir: str = MISSING
@@ -308,7 +313,7 @@ class LowerStage(Checked):
 
 @dataclass
 class EvaluateStage(Checked):
-    """What is evaluated follows from what is given: a model directory, a program directory or a variant directory."""
+    """What is evaluated: a model directory, a program directory (with its integer graph if it has one), or a host variant's directory."""
 
     decode: Decode = field(default_factory=Decode)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -335,7 +340,7 @@ class MetricsStage(Checked):
     lower_json: str = MISSING
     float_json: str | None = None
     program_json: str | None = None
-    variant_json: str | None = None  # may be left out only where lowering failed
+    variant_json: str | None = None  # of a variant of the host; those of an NPU are evaluated with their program, as its integer graph
     out: str = MISSING
 
 
@@ -399,6 +404,7 @@ STAGES = {
     "tokenizer": TokenizerStage,
     "train": TrainStage,
     "quantize": QuantizeStage,
+    "tosa": TosaStage,
     "lower": LowerStage,
     "evaluate": EvaluateStage,
     "metrics": MetricsStage,

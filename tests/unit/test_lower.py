@@ -184,6 +184,23 @@ def test_one_graph_gives_each_target_what_a_lowering_of_its_own_gives(small, tmp
     assert (tmp_path / "shared" / "model.pte").read_bytes() == pte
 
 
+def test_a_program_above_the_budget_of_sram_says_what_it_needs(small, tmp_path):
+    run("lower", "target=u85_256_1m", f"program_dir={small['u85']}", f"out={tmp_path / 'ample'}")
+    ample = json.loads((tmp_path / "ample" / "lower.json").read_text())
+    assert ample["status"] == "ok" and 1 < ample["npu"]["sram_kib"] < 1024
+    run("lower", "target=u85_256_1m", "target.sram_kib=1", f"program_dir={small['u85']}", f"out={tmp_path / 'out'}")
+    found = json.loads((tmp_path / "out" / "lower.json").read_text())
+    assert found["status"] == "over_budget"
+    assert f"needs {found['npu']['sram_kib']:g} KiB" in found["reason"] and "target.sram_kib=1 " in found["reason"]
+    assert found["pte_bytes"] == (tmp_path / "out" / "model.pte").stat().st_size, "the program and its figures are there all the same"
+
+
+def test_a_small_dedicated_sram_is_kept_to(small, tmp_path):
+    run("lower", "target=u85_256_512k", "target.sram_kib=16", f"program_dir={small['u85']}", f"out={tmp_path / 'out'}")
+    found = json.loads((tmp_path / "out" / "lower.json").read_text())
+    assert found["status"] == "ok" and found["npu"]["sram_kib"] <= 16 and found["npu"]["dram_kib"] > 0
+
+
 def test_the_graph_of_an_earlier_program_is_not_taken(small, tmp_path):
     shutil.copytree(small["u85"], tmp_path / "program")
     report = json.loads((tmp_path / "program" / "quantize.json").read_text())
@@ -211,6 +228,8 @@ def test_a_program_that_the_compiler_refuses_is_a_row_with_a_reason(folder, npu,
         (("target=u85_256", "target.accelerator=ethos-u85-300"), ("ethos-u85-300", "ethos-u85-256")),
         (("target=u85_256", "target.system_config=Ethos_U55_High_End_Embedded"), ("system_config", "Ethos_U85_SYS_Flash_High")),
         (("target=u85_256", "target.memory_mode=Some_Sram"), ("Some_Sram", "Shared_Sram")),
+        (("target=u85_256", "target.sram_kib=0"), ("sram_kib", "at least 1")),
+        (("target=host", "target.sram_kib=512"), ("sram_kib", "host")),
         (("target=u55_128",), ("family u55", "u85")),
         (("target=host",), ("family host", "u85")),
     ],

@@ -227,6 +227,12 @@ class Target(Checked):
     accelerator: str | None = None  # Vela's accelerator configuration, e.g. ethos-u85-256
     system_config: str | None = None
     memory_mode: str | None = None
+    sram_kib: int | None = bounded(None, ge=1, le=1024 * 1024)  # budget of SRAM: Vela is given it, a program that needs more is over_budget
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.family == "host" and self.sram_kib is not None:
+            raise ConfigError(f"Target.sram_kib={self.sram_kib}: a budget is for an NPU's memory; leave it out for family host")
 
 
 @dataclass

@@ -37,7 +37,7 @@ def merge(
         choices: Hydra group -> choice.
         config: Hydra group -> resolved values.
 
-    What does not apply is absent. A step that failed makes the variant `failed`, a compiled program above its target's budget `over_budget`,
+    What does not apply is absent. A step that failed makes the variant `failed`, a compiled program above the budget `over_budget`,
     with the step and its reason; what is known is kept.
     """
     parts = {**evaluations, "lowering": lowering}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,25 @@ def check(target: Target) -> None:
 
 def compile_spec(target: Target) -> EthosUCompileSpec:
     """How ExecuTorch says which target Vela is to compile for, and with which options."""
-    flags = [*FLAGS]
+    flags = [*FLAGS, *([f"--arena-cache-size={target.sram_kib * 1024}"] if target.sram_kib is not None else [])]
     return EthosUCompileSpec(target.accelerator, system_config=target.system_config, memory_mode=target.memory_mode, extra_flags=flags)
 
 
 def operator_set(target: Target) -> str:
     """The TOSA specification that the target's graph must keep to."""
     return str(compile_spec(target).tosa_spec)
+
+
+def over_budget(target: Target, sram_kib: float) -> str | None:
+    """Why a compiled program that uses `sram_kib` is too large for its target; None where it is not."""
+    if target.sram_kib is None or sram_kib <= target.sram_kib:
+        return None
+    mode = target.memory_mode or ""
+    spill = "" if mode.startswith("Dedicated_Sram") else ", or a system with DRAM and target.memory_mode=Dedicated_Sram, which needs less"
+    return (
+        f"needs {sram_kib:g} KiB of SRAM, target.sram_kib={target.sram_kib} are allowed; raise the budget to {math.ceil(sram_kib)}, "
+        f"choose a shorter window or a model with fewer or narrower channels{spill}"
+    )
 
 
 def compile_graph(tosa: bytes, template: dict[str, Any], target: Target, folder: Path, log: Path) -> bytes:

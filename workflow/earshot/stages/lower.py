@@ -1,6 +1,7 @@
 """Compile a quantized program for a target: program directory to variant directory.
 
 A program that the compiler cannot take is a result, not an error: lower.json then has status failed and a reason, and the exit status is 0.
+So is one that needs more memory than the target has: its status is over_budget.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def ethos_u(cfg: LowerStage, graph: dict, folder: Path, log: Path, window_s: flo
     (folder / PTE).write_bytes(content)
     npu = vela_report.npu(folder / vela_report.SUMMARY, folder / vela_report.PER_LAYER, window_s)
     bundle.write(folder, cfg.target, npu, window_s)
-    return {"npu": {**npu, "operators_cpu": graph["operators_cpu"]}}
+    too_large = ethosu.over_budget(cfg.target, npu["sram_kib"])
+    verdict = {"status": "over_budget", "reason": too_large} if too_large else {}
+    return {**verdict, "npu": {**npu, "operators_cpu": graph["operators_cpu"]}}
 
 
 @stage("lower")
@@ -118,6 +121,8 @@ def main(cfg: LowerStage) -> None:
             path.replace(out / path.name)
         (out / ".lowered").rmdir()
         result.update(lowered, pte_bytes=(out / PTE).stat().st_size)
+        if result["status"] != "ok":
+            print(f"{cfg.target.name}: {result['reason']}", file=sys.stderr)
     # From the quantized program to the .pte, the share of all targets of the graph included.
     result["lowering_s"] = round(time.monotonic() - started + graph.get("lowering_s", 0), 2)
     result["peak_rss_mib"] = max(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1), graph.get("peak_rss_mib", 0))

@@ -209,16 +209,25 @@ def test_the_graph_of_an_earlier_program_is_not_taken(small, tmp_path):
     assert "graph.json" in message and "tosa step" in message
 
 
+def test_a_damaged_graph_is_not_compiled(small, tmp_path):
+    shutil.copytree(small["u85"], tmp_path / "program")
+    (tmp_path / "program" / "graph.tosa").write_bytes(b"x" * 1000)
+    message = fails("lower", "target=u85_256", f"program_dir={tmp_path / 'program'}", f"out={tmp_path / 'out'}")
+    assert "graph.tosa: damaged" in message and not (tmp_path / "out").exists()
+
+
 def test_a_program_that_the_compiler_refuses_is_a_row_with_a_reason(folder, npu, tmp_path, capfd):
     write_small(folder, tmp_path / "a16w8", Quant(scheme="a16w8", activation_bits=16), "u55")
     shutil.copytree(npu, tmp_path / "out")  # what an earlier lowering left behind
+    shutil.copyfile(npu / "graph.tosa", tmp_path / "a16w8" / "graph.tosa")
     run("tosa", f"program_dir={tmp_path / 'a16w8'}")
+    assert not (tmp_path / "a16w8" / "graph.tosa").exists()
     run("lower", "target=u55_256", f"program_dir={tmp_path / 'a16w8'}", f"out={tmp_path / 'out'}")
     found = json.loads((tmp_path / "out" / "lower.json").read_text())
     assert found["status"] == "failed"
-    assert "Compilation failed" in found["reason"] and "\n" not in found["reason"]
+    assert "left to the CPU: 2 bmm" in found["reason"] and "\n" not in found["reason"]
     assert "npu" not in found and "pte_bytes" not in found
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"lower.json", "vela.log"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"lower.json"}
     assert found["reason"] in capfd.readouterr().err
 
 

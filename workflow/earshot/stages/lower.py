@@ -16,7 +16,7 @@ from typing import Any
 
 from earshot.config import LowerStage
 from earshot.errors import ArtifactError, ConfigError, LoweringError
-from earshot.files import atomic_dir, read_json, write_json
+from earshot.files import atomic_dir, read_json, sha256, write_json
 from earshot.lower import bundle, ethosu, golden, pte, tosa, vela_report
 from earshot.stages import stage
 
@@ -66,12 +66,14 @@ def read_graph(program_dir: Path, report: dict) -> dict[str, Any]:
     """graph.json of a program, checked to be of this very program.
 
     Raises:
-        ArtifactError: it is absent, or of an earlier program.
+        ArtifactError: it is absent or of an earlier program, or the graph is damaged.
     """
     path = program_dir / tosa.REPORT
     graph = read_json(path)
     if graph["program_sha256"] != report["program_sha256"]:
         raise ArtifactError(f"{path}: made of an earlier {PROGRAM}; run the tosa step again")
+    if graph["status"] == "ok" and sha256(program_dir / tosa.GRAPH) != graph["graph_sha256"]:
+        raise ArtifactError(f"{program_dir / tosa.GRAPH}: damaged, not what the tosa step made; run that step again")
     return graph
 
 

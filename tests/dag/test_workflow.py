@@ -88,6 +88,11 @@ def test_a_checkpoint_is_imported_instead_of_trained(finished, tmp_path):
     assert not again & {"corpus", "features", "tokenizer", "train"}
 
 
+def test_another_target_of_a_family_is_compiled_from_the_same_graph(finished):
+    again = jobs(snakemake(finished, "--dry-run", sweep="quant=int8_pc window=4s target=host,u85_256,u85_512"))
+    assert again == {"lower", "metrics", "report", "track", "variants_list", "verdict"}
+
+
 def test_the_words_of_a_file_are_printed(finished):
     audio = next((finished / "results" / "corpus").rglob("*.flac"))
     for target, variant in variant_dirs(finished).items():

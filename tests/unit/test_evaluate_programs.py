@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 
 import pytest
@@ -9,7 +10,7 @@ import soundfile
 from tiny_recognizer import noise, write_corpus, write_model
 
 from earshot.evaluate import table_path
-from earshot.stages import evaluate, lower, quantize, transcribe
+from earshot.stages import evaluate, lower, quantize, tosa, transcribe
 
 WINDOW = ("window=4s", "window.seconds=2", "window.overlap_s=0.6")
 SECONDS = [1.0, 2.0, 2.5, 5.3]
@@ -29,6 +30,8 @@ def build(folder, *schemes: tuple[str, str, str], **model):
     given = (f"model_dir={folder / 'model'}", f"corpus_dir={folder / 'corpus'}", "calib.utterances=4", *WINDOW)
     for scheme, family, target in schemes:
         command(quantize, f"quant={scheme}", f"family={family}", f"out={folder / scheme}", *given)
+        if family != "host":
+            command(tosa, f"program_dir={folder / scheme}")
         command(lower, f"target={target}", f"program_dir={folder / scheme}", f"out={folder / target}")
     return folder
 
@@ -51,8 +54,8 @@ def figures(folder, kind: str, subject: str, out, *more: str) -> dict:
     return json.loads(out.read_text())
 
 
-def hypotheses(out) -> dict[str, str]:
-    return {row["id"]: row["hypothesis"] for row in csv.DictReader(table_path(out).open())}
+def hypotheses(out, column: str = "hypothesis") -> dict[str, str]:
+    return {row["id"]: row[column] for row in csv.DictReader(table_path(out).open())}
 
 
 @pytest.mark.parametrize("model", ["built", "built_by_8"])
@@ -77,22 +80,44 @@ def test_a_host_variant_has_accuracy_times_and_memory(built, tmp_path):
     assert host["peak_rss_mib"] > 100
 
 
-def test_the_quantized_program_is_evaluated_by_pytorch(built, tmp_path):
-    program = figures(built, "program", "int8_pc", tmp_path / "program.json")
-    assert set(program["accuracy"]) == {"quantized"}
-    assert any(hypotheses(tmp_path / "program.json").values())
+@pytest.fixture(scope="module")
+def everywhere(built):
+    """The evaluation of the int8 program and its integer graph on all utterances."""
+    figures(built, "program", "int8_pc", built / "all.json")
+    return built / "all.json"
 
 
-def test_the_integer_graph_of_an_npu_is_evaluated_on_a_sample(built, tmp_path):
-    every = figures(built, "variant", "u85_256", tmp_path / "all.json")
-    found = figures(built, "variant", "u85_256", tmp_path / "sample.json", "evaluation.integer_graph_utterances=2")
-    assert set(every["accuracy"]) == set(found["accuracy"]) == {"integer_graph"}
-    assert "host" not in every
-    assert (every["accuracy"]["integer_graph"]["utterances"], found["accuracy"]["integer_graph"]["utterances"]) == (4, 2)
-    assert found["split_utterances"] == 4
-    words = hypotheses(tmp_path / "all.json")
-    assert any(words.values())
-    assert hypotheses(tmp_path / "sample.json").items() <= words.items()
+def test_a_program_of_an_npu_is_evaluated_by_pytorch_and_as_its_integer_graph(everywhere):
+    found = json.loads(everywhere.read_text())
+    assert set(found["accuracy"]) == {"quantized", "integer_graph"}
+    assert found["accuracy"]["integer_graph"]["utterances"] == found["accuracy"]["quantized"]["utterances"] == len(SECONDS)
+    assert "host" not in found
+    words, of_graph = hypotheses(everywhere), hypotheses(everywhere, "hypothesis_integer_graph")
+    assert any(words.values()) and any(of_graph.values())
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_integer_graph_may_be_run_on_a_sample(built, everywhere, tmp_path, jobs):
+    found = figures(built, "program", "int8_pc", tmp_path / "s.json", "evaluation.integer_graph_utterances=2", f"evaluation.jobs={jobs}")
+    assert (found["accuracy"]["quantized"]["utterances"], found["accuracy"]["integer_graph"]["utterances"]) == (len(SECONDS), 2)
+    assert found["split_utterances"] == len(SECONDS)
+    assert hypotheses(tmp_path / "s.json") == hypotheses(everywhere)
+    every = hypotheses(everywhere, "hypothesis_integer_graph")
+    of_graph = hypotheses(tmp_path / "s.json", "hypothesis_integer_graph")
+    assert all(words in ("", every[id]) for id, words in of_graph.items())
+
+
+def test_a_variant_of_an_npu_is_sent_to_its_program(built, tmp_path):
+    with pytest.raises(SystemExit, match=r"kind=program"):
+        figures(built, "variant", "u85_256", tmp_path / "x.json")
+
+
+def test_the_graph_of_an_earlier_program_is_refused(built, tmp_path):
+    shutil.copytree(built / "int8_pc", tmp_path / "int8_pc")
+    report = json.loads((tmp_path / "int8_pc" / "quantize.json").read_text())
+    (tmp_path / "int8_pc" / "quantize.json").write_text(json.dumps({**report, "program_sha256": "0" * 64}))
+    with pytest.raises(SystemExit, match=r"graph\.json: .* run the tosa step again"):
+        figures(built, "program", tmp_path / "int8_pc", tmp_path / "x.json")
 
 
 def test_another_window_than_the_programs_is_refused(built, tmp_path):

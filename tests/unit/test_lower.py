@@ -1,6 +1,5 @@
 """The lower stage on a tiny model: what comes out for an NPU and for the host, and what is said where it cannot be done."""
 
-import contextlib
 import csv
 import json
 import pickle
@@ -9,13 +8,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from executorch.exir import EdgeCompileConfig
+from executorch.backends.arm.ethosu import EthosUPartitioner
+from executorch.exir import to_edge_transform_and_lower
+from executorch.exir.lowered_backend_module import LoweredBackendModule
+from hydra import compose, initialize_config_dir
 from stage_command import fails, run
 from tiny_recognizer import PIECES, noise, write_corpus, write_model
 
-from earshot.config import Calib, Quant
+from earshot.config import CONF_DIR, Calib, Quant, typed
 from earshot.errors import ArtifactError
-from earshot.lower import edge
+from earshot.files import sha256
+from earshot.lower import ethosu
 from earshot.lower.tosa import IntegerGraph
 from earshot.lower.xnnpack import HostProgram
 from earshot.quantize import program, schemes
@@ -40,6 +43,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def npu(folder):
     """The variant directory of an Ethos-U85."""
+    run("tosa", f"program_dir={folder / 'u85'}")
     run("lower", "target=u85_256", f"program_dir={folder / 'u85'}", f"out={folder / 'u85_256'}")
     return folder / "u85_256"
 
@@ -137,41 +141,93 @@ class Small(torch.nn.Module):
         return self.out(torch.matmul(torch.softmax(torch.matmul(x_btd, x_btd.transpose(1, 2)), dim=-1), x_btd))
 
 
-@pytest.fixture(scope="session")
-def small(folder):
+def write_small(folder, out, quant: Quant, family: str):
     """A program directory of the small network."""
     x = torch.randn(1, 200, 80, generator=torch.Generator().manual_seed(0))
     exported = torch.export.export(Small().eval(), (x,), strict=True)
-    converted = program.quantize(exported, schemes.quantizer(Quant(scheme="int8_pc"), Calib(), "u85"), [x])
-    shutil.copytree(folder / "u85", folder / "small")
-    program.save(program.reexport(converted, 200, 80), folder / "small" / program.PROGRAM)
-    return folder / "small"
+    converted = program.quantize(exported, schemes.quantizer(quant, Calib(), family), [x])
+    shutil.copytree(folder / "u85", out, ignore=shutil.ignore_patterns("graph.*", "golden_*", "program.json"))
+    program.save(program.reexport(converted, 200, 80), out / program.PROGRAM)
+    report = json.loads((out / "quantize.json").read_text())
+    changed = {"family": family, "program_sha256": sha256(out / program.PROGRAM)}
+    (out / "quantize.json").write_text(json.dumps({**report, **changed}))
+    return out
 
 
-def test_the_program_is_the_same_to_the_byte_without_the_short_cuts_of_tracing(small, tmp_path, monkeypatch):
-    run("lower", "target=u85_256", f"program_dir={small}", f"out={tmp_path / 'lean'}")
-    monkeypatch.setattr(edge, "lean_tracing", contextlib.nullcontext)
-    monkeypatch.setattr(edge, "EdgeCompileConfig", lambda **_: EdgeCompileConfig())
-    run("lower", "target=u85_256", f"program_dir={small}", f"out={tmp_path / 'plain'}")
-    for name in ("graph.tosa", "model.pte"):
-        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "lean" / name).read_bytes()
+@pytest.fixture(scope="session")
+def small(folder):
+    """Program directories of the small network by family, lowered to TOSA."""
+    made = {family: write_small(folder, folder / f"small_{family}", Quant(scheme="int8_pc"), family) for family in ("u85", "u55")}
+    for path in made.values():
+        run("tosa", f"program_dir={path}")
+    return made
 
 
-def test_a_program_that_the_compiler_refuses_is_a_row_with_a_reason(small, npu, tmp_path, capfd):
-    x = torch.randn(1, 200, 80, generator=torch.Generator().manual_seed(0))
-    exported = torch.export.export(Small().eval(), (x,), strict=True)
-    converted = program.quantize(exported, schemes.quantizer(Quant(scheme="a16w8", activation_bits=16), Calib(), "u55"), [x])
-    shutil.copytree(small, tmp_path / "a16w8")
-    program.save(program.reexport(converted, 200, 80), tmp_path / "a16w8" / program.PROGRAM)
-    report = json.loads((small / "quantize.json").read_text())
-    (tmp_path / "a16w8" / "quantize.json").write_text(json.dumps({**report, "family": "u55"}))
+def lowered_at_once(program_dir, name: str, folder) -> tuple[bytes, bytes]:
+    """The TOSA graph and the .pte of a program as ExecuTorch makes them in one go, with nothing of ours but the target's options."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        target = typed(compose("lower", overrides=[f"target={name}", "program_dir=x", "out=x"])).target
+    spec = ethosu.compile_spec(target)
+    spec.dump_intermediate_artifacts_to(str(folder))
+    edge = to_edge_transform_and_lower(program.read(program_dir / program.PROGRAM), partitioner=[EthosUPartitioner(spec)])
+    for module in edge.exported_program().graph_module.modules():
+        if isinstance(module, LoweredBackendModule):  # the folder of this test is no part of the program
+            module.compile_specs[:] = [spec for spec in module.compile_specs if spec.key != "debug_artifact_path"]
+    return (folder / "out.tosa").read_bytes(), bytes(edge.to_executorch().buffer)
+
+
+@pytest.mark.parametrize(("family", "target"), [("u85", "u85_256"), ("u85", "u85_1024"), ("u55", "u55_256"), ("u55", "u65_512")])
+def test_one_graph_gives_each_target_what_a_lowering_of_its_own_gives(small, tmp_path, family, target):
+    run("lower", f"target={target}", f"program_dir={small[family]}", f"out={tmp_path / 'shared'}")
+    graph, pte = lowered_at_once(small[family], target, tmp_path)
+    assert (tmp_path / "shared" / "graph.tosa").read_bytes() == graph == (small[family] / "graph.tosa").read_bytes()
+    assert (tmp_path / "shared" / "model.pte").read_bytes() == pte
+
+
+def test_a_program_above_the_budget_of_sram_says_what_it_needs(small, tmp_path):
+    run("lower", "target=u85_256_1m", f"program_dir={small['u85']}", f"out={tmp_path / 'ample'}")
+    ample = json.loads((tmp_path / "ample" / "lower.json").read_text())
+    assert ample["status"] == "ok" and 1 < ample["npu"]["sram_kib"] < 1024
+    run("lower", "target=u85_256_1m", "target.sram_kib=1", f"program_dir={small['u85']}", f"out={tmp_path / 'out'}")
+    found = json.loads((tmp_path / "out" / "lower.json").read_text())
+    assert found["status"] == "over_budget"
+    assert f"needs {found['npu']['sram_kib']:g} KiB" in found["reason"] and "target.sram_kib=1 " in found["reason"]
+    assert found["pte_bytes"] == (tmp_path / "out" / "model.pte").stat().st_size, "the program and its figures are there all the same"
+
+
+def test_a_small_dedicated_sram_is_kept_to(small, tmp_path):
+    run("lower", "target=u85_256_512k", "target.sram_kib=16", f"program_dir={small['u85']}", f"out={tmp_path / 'out'}")
+    found = json.loads((tmp_path / "out" / "lower.json").read_text())
+    assert found["status"] == "ok" and found["npu"]["sram_kib"] <= 16 and found["npu"]["dram_kib"] > 0
+
+
+def test_the_graph_of_an_earlier_program_is_not_taken(small, tmp_path):
+    shutil.copytree(small["u85"], tmp_path / "program")
+    report = json.loads((tmp_path / "program" / "quantize.json").read_text())
+    (tmp_path / "program" / "quantize.json").write_text(json.dumps({**report, "program_sha256": "0" * 64}))
+    message = fails("lower", "target=u85_256", f"program_dir={tmp_path / 'program'}", f"out={tmp_path / 'out'}")
+    assert "graph.json" in message and "tosa step" in message
+
+
+def test_a_damaged_graph_is_not_compiled(small, tmp_path):
+    shutil.copytree(small["u85"], tmp_path / "program")
+    (tmp_path / "program" / "graph.tosa").write_bytes(b"x" * 1000)
+    message = fails("lower", "target=u85_256", f"program_dir={tmp_path / 'program'}", f"out={tmp_path / 'out'}")
+    assert "graph.tosa: damaged" in message and not (tmp_path / "out").exists()
+
+
+def test_a_program_that_the_compiler_refuses_is_a_row_with_a_reason(folder, npu, tmp_path, capfd):
+    write_small(folder, tmp_path / "a16w8", Quant(scheme="a16w8", activation_bits=16), "u55")
     shutil.copytree(npu, tmp_path / "out")  # what an earlier lowering left behind
+    shutil.copyfile(npu / "graph.tosa", tmp_path / "a16w8" / "graph.tosa")
+    run("tosa", f"program_dir={tmp_path / 'a16w8'}")
+    assert not (tmp_path / "a16w8" / "graph.tosa").exists()
     run("lower", "target=u55_256", f"program_dir={tmp_path / 'a16w8'}", f"out={tmp_path / 'out'}")
     found = json.loads((tmp_path / "out" / "lower.json").read_text())
     assert found["status"] == "failed"
-    assert "Compilation failed" in found["reason"] and "\n" not in found["reason"]
+    assert "left to the CPU: 2 bmm" in found["reason"] and "\n" not in found["reason"]
     assert "npu" not in found and "pte_bytes" not in found
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"lower.json", "vela.log"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"lower.json"}
     assert found["reason"] in capfd.readouterr().err
 
 
@@ -181,6 +237,8 @@ def test_a_program_that_the_compiler_refuses_is_a_row_with_a_reason(small, npu, 
         (("target=u85_256", "target.accelerator=ethos-u85-300"), ("ethos-u85-300", "ethos-u85-256")),
         (("target=u85_256", "target.system_config=Ethos_U55_High_End_Embedded"), ("system_config", "Ethos_U85_SYS_Flash_High")),
         (("target=u85_256", "target.memory_mode=Some_Sram"), ("Some_Sram", "Shared_Sram")),
+        (("target=u85_256", "target.sram_kib=0"), ("sram_kib", "at least 1")),
+        (("target=host", "target.sram_kib=512"), ("sram_kib", "host")),
         (("target=u55_128",), ("family u55", "u85")),
         (("target=host",), ("family host", "u85")),
     ],

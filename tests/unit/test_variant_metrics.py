@@ -29,6 +29,16 @@ def test_failed_lowering_keeps_what_is_known():
     variant_metrics.validate(schema_version(failed), "metrics.json")
 
 
+def test_a_program_above_the_budget_is_told_and_keeps_its_figures():
+    float_model, program, _, lowering = parts("int8_pc", "u85_256", 0.1)
+    lowering |= {"status": "over_budget", "reason": "needs 610 KiB, 512 KiB are allowed"}
+    identity = {"model": "m", "variant": "m/s/u85_256", "target": "u85_256", "corpus": "synth", "split": "test"}
+    found = variant_metrics.merge(identity, lowering, {"float": float_model, "program": program}, choices={}, config={})
+    assert (found["status"], found["reason"]) == ("over_budget", "lowering: needs 610 KiB, 512 KiB are allowed")
+    assert found["npu"]["sram_kib"] == 610.0 and "integer_graph" in found["accuracy"]
+    variant_metrics.validate(schema_version(found), "metrics.json")
+
+
 @pytest.mark.parametrize(
     ("change", "where"),
     [
@@ -70,16 +80,23 @@ def test_stage_writes_and_refuses(tmp_path):
         write_json(tmp_path / f"{name}.json", part)
     (tmp_path / "config.yaml").write_text("quant: {scheme: int8_pc, quantize: true}\nurl: 'sqlite:///a=b'\n")
     words = ["variant='m/s+calib.n=8/u85_256'", "corpus_id=synth", "choices={quant: int8_pc, calib: 'hist64'}"]
-    words += [f"{name}_json={tmp_path / name}.json" for name in names] + [
-        f"config={tmp_path / 'config.yaml'}",
-        f"out={tmp_path / 'metrics.json'}",
-    ]
+    words += (
+        [f"{name}_json={tmp_path / name}.json" for name in names if name != "variant"]
+        + ["variant_json="]
+        + [
+            f"config={tmp_path / 'config.yaml'}",
+            f"out={tmp_path / 'metrics.json'}",
+        ]
+    )
     done = run_stage("metrics", *words)
     assert done.returncode == 0, done.stderr
     written = variant_metrics.read(tmp_path / "metrics.json")
     assert (written["model"], written["target"], written["corpus"]) == ("m", "u85_256", "synth")
     assert written["choices"] == {"quant": "int8_pc", "calib": "hist64"} and written["config"]["url"] == "sqlite:///a=b"
     assert written["accuracy"]["integer_graph"]["wer"] == 0.1 and written["npu"]["flash_kib"] == 1210.0
+
+    unknown = run_stage("metrics", *words, f"program_json={tmp_path}/float.json")
+    assert unknown.returncode == 1 and "add program_json=FILE" in unknown.stderr, "the integer graph was not evaluated"
 
     broken = read_json(tmp_path / "lower.json")
     broken["npu"]["cycles"] = "many"

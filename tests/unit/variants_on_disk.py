@@ -59,16 +59,18 @@ def parts(scheme: str, target: str, wer: float) -> tuple[dict, dict, dict, dict]
         "operators_npu": {"CONV_2D": 61, "MATMUL": 12},
         "operators_cpu": {},
     }
-    return float_model, program, {"status": "ok", "accuracy": {"integer_graph": accuracy(wer)}}, {**lowering, "npu": npu}
+    program["accuracy"]["integer_graph"] = accuracy(wer)  # once for all targets of the family, hence no evaluation of the variant
+    return float_model, program, {}, {**lowering, "npu": npu}
 
 
 def content(scheme: str, target: str, wer: float, reason: str | None = None, model: str = MODEL) -> dict:
     """Content of a metrics.json; with `reason` the lowering failed."""
     float_model, program, variant, lowering = parts(scheme, target, wer)
-    evaluations = {"float": float_model, "program": program, "variant": variant}
     if reason is not None:
         lowering = {"status": "failed", "reason": reason, "target": target}
-        evaluations["variant"] = dict(lowering)
+        program["accuracy"].pop("integer_graph", None)
+        variant = dict(lowering) if target == "host" else {}
+    evaluations = {"float": float_model, "program": program, **({"variant": variant} if variant else {})}
     identity = {"model": model, "variant": f"{model}/{scheme}/{target}", "target": target, "corpus": "synth", "split": "test"}
     quant = scheme.split("-")[0]
     return variant_metrics.merge(
@@ -90,7 +92,9 @@ def write_variant(results: Path, scheme: str, target: str, wer: float, reason: s
     folder = results / "variants" / model / scheme / target
     write_json(folder / "metrics.json", content(scheme, target, wer, reason, model))
     write_json(folder / "lower.json", {"status": "failed" if reason else "ok", "target": target})
-    (folder / "evaluation.utterances.csv").write_text("id,duration_s,reference,hypothesis\nu1,2.5,TURN ON,TURN ON\n")
+    evaluated = folder if target == "host" else results / "programs" / model / scheme / "u85"
+    evaluated.mkdir(parents=True, exist_ok=True)
+    (evaluated / "evaluation.utterances.csv").write_text("id,duration_s,reference,hypothesis\nu1,2.5,TURN ON,TURN ON\n")
     if reason is None:
         (folder / "model.pte").write_bytes(b"program" * 100)
     return folder / "metrics.json"

@@ -256,6 +256,12 @@ class Target(Checked):
     accelerator: str | None = None  # Vela's accelerator configuration, e.g. ethos-u85-256
     system_config: str | None = None
     memory_mode: str | None = None
+    sram_kib: int | None = bounded(None, ge=1, le=1024 * 1024)  # budget of SRAM: Vela is given it, a program that needs more is over_budget
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.family == "host" and self.sram_kib is not None:
+            raise ConfigError(f"Target.sram_kib={self.sram_kib}: a budget is for an NPU's memory; leave it out for family host")
 
 
 @dataclass
@@ -337,6 +343,11 @@ class QuantizeStage(Checked):
 
 
 @dataclass
+class TosaStage(Checked):
+    program_dir: str = MISSING  # a quantized program of an NPU family; the graph is written beside it
+
+
+@dataclass
 class LowerStage(Checked):
     target: Target = field(default_factory=Target)
     program_dir: str = MISSING
@@ -345,7 +356,7 @@ class LowerStage(Checked):
 
 @dataclass
 class EvaluateStage(Checked):
-    """What is evaluated follows from what is given: a model directory, a program directory or a variant directory."""
+    """What is evaluated: a model directory, a program directory (with its integer graph if it has one), or a host variant's directory."""
 
     decode: Decode = field(default_factory=Decode)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -372,7 +383,7 @@ class MetricsStage(Checked):
     lower_json: str = MISSING
     float_json: str | None = None
     program_json: str | None = None
-    variant_json: str | None = None  # may be left out only where lowering failed
+    variant_json: str | None = None  # of a variant of the host; those of an NPU are evaluated with their program, as its integer graph
     out: str = MISSING
 
 
@@ -438,6 +449,7 @@ STAGES = {
     "train": TrainStage,
     "import_checkpoint": ImportCheckpointStage,
     "quantize": QuantizeStage,
+    "tosa": TosaStage,
     "lower": LowerStage,
     "evaluate": EvaluateStage,
     "metrics": MetricsStage,

@@ -1,4 +1,4 @@
-"""Accuracy of a model, program or variant on a split of a corpus: utterances stream through, only their texts are kept."""
+"""Accuracy of a model, program or host variant on a split of a corpus: utterances stream through, only their texts are kept."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from earshot.files import atomic, read_json, write_json
 from earshot.recognizers import Form
 
 COLUMNS = ["id", "duration_s", "reference", "hypothesis", "words", "substitutions", "deletions", "insertions"]
+GRAPH_FORM = "integer_graph"
 AHEAD = 4  # utterances handed out per process before the first is waited for
 
 
@@ -62,15 +63,16 @@ def evaluate(cfg: EvaluateStage) -> None:
             write_table(cfg.out, [], {})
             write_json(cfg.out, {"status": lowered["status"], "reason": lowered.get("reason", ""), **head})
             return
-    on_host = cfg.kind == "variant" and recognizers.is_host(cfg.subject)
-    chosen, total = choose(cfg, cfg.evaluation.integer_graph_utterances if cfg.kind == "variant" and not on_host else None)
+        if not recognizers.is_host(cfg.subject):
+            raise ConfigError(f"subject={cfg.subject}: of an NPU, evaluated as its program's integer graph; give kind=program")
+    chosen = choose(cfg)
     host = {}
-    if on_host:  # before the program is opened for recognition: it must not outlive a change of the runtime's threads
+    if cfg.kind == "variant":  # before the program is opened for recognition: it must not outlive a change of the runtime's threads
         from earshot import timing  # imports the runtime, which the other kinds do without
 
         host = {"host": timing.host_times(cfg.subject, cfg.window, sample(chosen, cfg.evaluation.timing_utterances, cfg.evaluation.seed))}
     forms = open_forms(cfg)
-    rows = recognize(cfg, forms, chosen)
+    rows = recognize(cfg, forms, chosen, graph_sample(cfg, chosen))
     reference = rows[forms[0].name]
     if not sum(row.words for row in reference):
         raise DataError(f"{manifest(cfg)}: {len(reference)} utterances without a single word; check the transcripts of the corpus")
@@ -88,7 +90,7 @@ def evaluate(cfg: EvaluateStage) -> None:
             "accuracy": accuracy,
             **host,
             "window_s": cfg.window.seconds,
-            "split_utterances": total,
+            "split_utterances": len(chosen),
             "seconds": round(time.monotonic() - started, 3),
             "peak_rss_mib": peak_rss_mib(),
         },
@@ -100,15 +102,19 @@ def open_forms(cfg: EvaluateStage) -> list[Form]:
     if cfg.kind == "float":
         return recognizers.open_model(cfg.subject, cfg.window)
     if cfg.kind == "program":
-        name, program = "quantized", recognizers.load_program(cfg.subject)
+        programs = {"quantized": recognizers.load_program(cfg.subject), GRAPH_FORM: recognizers.load_graph(cfg.subject)}
     else:
-        name = "host_pte" if recognizers.is_host(cfg.subject) else "integer_graph"
-        program = recognizers.load_variant(cfg.subject)
-    frames = windows.frames_of(cfg.window, program.front_end)
-    if frames != program.window_frames:
-        made = program.window_frames * cfg.window.seconds / frames
-        raise ConfigError(f"window.seconds={cfg.window.seconds}: {cfg.subject} takes windows of {made:g} s; choose that window")
-    return [recognizers.windowed(name, program, cfg.window.overlap_s, cfg.subject)]
+        programs = {"host_pte": recognizers.load_variant(cfg.subject)}
+    forms = []
+    for name, program in programs.items():
+        if program is None:
+            continue
+        frames = windows.frames_of(cfg.window, program.front_end)
+        if frames != program.window_frames:
+            made = program.window_frames * cfg.window.seconds / frames
+            raise ConfigError(f"window.seconds={cfg.window.seconds}: {cfg.subject} takes windows of {made:g} s; choose that window")
+        forms.append(recognizers.windowed(name, program, cfg.window.overlap_s, cfg.subject))
+    return forms
 
 
 # ---------------------------------------------------------------- utterances
@@ -124,8 +130,8 @@ def utterances(path: Path) -> Iterator[Utterance]:
         yield Utterance(cut.id, cut.duration, cut.recording.sources[0].source, cut.supervisions[0].text)
 
 
-def choose(cfg: EvaluateStage, limit: int | None) -> tuple[Iterable[Utterance], int]:
-    """The utterances to evaluate, a sample of at most `limit` or all, and how many the split has.
+def choose(cfg: EvaluateStage) -> Stream:
+    """The utterances to evaluate: those of the split.
 
     Raises:
         ArtifactError: the manifest is absent or damaged.
@@ -137,8 +143,15 @@ def choose(cfg: EvaluateStage, limit: int | None) -> tuple[Iterable[Utterance], 
         if not total:
             raise DataError(f"{path}: no utterances; choose another split or give the corpus some for it")
     load_cuts(path)  # tells what is wrong with a file that could not be read
-    every = Stream(path, total)
-    return (every if limit is None or limit >= total else sample(every, limit, cfg.evaluation.seed)), total
+    return Stream(path, total)
+
+
+def graph_sample(cfg: EvaluateStage, chosen: Stream) -> frozenset[str] | None:
+    """The ids of the utterances that the integer graph, which is slow, is given; None for all."""
+    limit = cfg.evaluation.integer_graph_utterances
+    if limit is None or limit >= len(chosen):
+        return None
+    return frozenset(item.id for item in sample(chosen, limit, cfg.evaluation.seed))
 
 
 class Stream:
@@ -162,24 +175,28 @@ def sample(chosen: Iterable[Utterance], count: int, seed: int) -> list[Utterance
 # ---------------------------------------------------------------- recognition
 
 
-def recognize(cfg: EvaluateStage, forms: list[Form], chosen: Iterable[Utterance]) -> dict[str, list[metrics.Row]]:
-    """What each form makes of each utterance."""
+def recognize(
+    cfg: EvaluateStage, forms: list[Form], chosen: Iterable[Utterance], graph_ids: frozenset[str] | None
+) -> dict[str, list[metrics.Row]]:
+    """What each form makes of each utterance; the integer graph only of those in `graph_ids`, where that is given."""
     rows: dict[str, list[metrics.Row]] = {form.name: [] for form in forms}
-    results = in_processes(cfg, chosen) if cfg.evaluation.jobs > 1 else ((item, hypotheses(cfg, forms, item)) for item in chosen)
-    for item, words in tqdm(results, total=len(chosen), desc=f"evaluate {forms[0].name}", unit="utt", disable=None):
-        for form, hypothesis in zip(forms, words, strict=True):
-            rows[form.name].append(metrics.compare(item.id, item.duration_s, item.reference, hypothesis))
+    without_graph = [form.name for form in forms if form.name != GRAPH_FORM]
+    jobs = ((item, list(rows) if graph_ids is None or item.id in graph_ids else without_graph) for item in chosen)
+    results = in_processes(cfg, jobs) if cfg.evaluation.jobs > 1 else ((item, hypotheses(cfg, forms, item, names)) for item, names in jobs)
+    for item, words in tqdm(results, total=len(chosen), desc=f"evaluate {', '.join(rows)}", unit="utt", disable=None):
+        for name, hypothesis in words.items():
+            rows[name].append(metrics.compare(item.id, item.duration_s, item.reference, hypothesis))
     return rows
 
 
-def hypotheses(cfg: EvaluateStage, forms: list[Form], item: Utterance) -> list[str]:
-    """The words that each form recognizes in an utterance."""
+def hypotheses(cfg: EvaluateStage, forms: list[Form], item: Utterance, names: list[str]) -> dict[str, str]:
+    """The words that each form of `names` recognizes in an utterance."""
     features = forms[0].front_end(read_audio(item.audio))
-    return [form.words(features, cfg.decode) for form in forms]
+    return {form.name: form.words(features, cfg.decode) for form in forms if form.name in names}
 
 
-def in_processes(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> Iterator[tuple[Utterance, list[str]]]:
-    """Utterances and their hypotheses, in order, recognized by `evaluation.jobs` processes that each open the subject.
+def in_processes(cfg: EvaluateStage, jobs: Iterable[tuple[Utterance, list[str]]]) -> Iterator[tuple[Utterance, dict[str, str]]]:
+    """Utterances and their hypotheses by form, in order, recognized by `evaluation.jobs` processes that each open the subject.
 
     Raises:
         ArtifactError: a process was killed, by a lack of memory for example.
@@ -188,8 +205,8 @@ def in_processes(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> Iterator[tu
     waiting: deque = deque()
     try:
         _start(pool)
-        for item in chosen:
-            waiting.append((item, pool.submit(_work, item)))
+        for item, names in jobs:
+            waiting.append((item, pool.submit(_work, item, names)))
             if len(waiting) > AHEAD * cfg.evaluation.jobs:
                 done, future = waiting.popleft()
                 yield done, future.result()
@@ -222,8 +239,8 @@ def _begin(cfg: EvaluateStage) -> None:
     _process.update(cfg=cfg, forms=open_forms(cfg))
 
 
-def _work(item: Utterance) -> list[str]:
-    return hypotheses(_process["cfg"], _process["forms"], item)
+def _work(item: Utterance, names: list[str]) -> dict[str, str]:
+    return hypotheses(_process["cfg"], _process["forms"], item, names)
 
 
 # ---------------------------------------------------------------- results
@@ -235,13 +252,14 @@ def table_path(out: str | Path) -> Path:
 
 
 def write_table(out: str | Path, rows: list[metrics.Row], others: dict[str, list[metrics.Row]]) -> None:
-    """Write a line per utterance, the worst first; `others` are further forms, whose hypotheses are shown beside."""
+    """Write a line per utterance, the worst first; `others` are further forms, whose hypotheses are shown beside where they were run."""
+    beside = [{row.id: row.hypothesis for row in of_form} for of_form in others.values()]
     order = sorted(range(len(rows)), key=lambda i: (-rows[i].errors, rows[i].words, rows[i].id))
     with atomic(table_path(out)) as temporary, temporary.open("w", newline="") as stream:
         table = csv.writer(stream)
         table.writerow(COLUMNS + [f"hypothesis_{name}" for name in others])
         for i in order:
-            table.writerow([getattr(rows[i], column) for column in COLUMNS] + [of_form[i].hypothesis for of_form in others.values()])
+            table.writerow([getattr(rows[i], column) for column in COLUMNS] + [of_form.get(rows[i].id, "") for of_form in beside])
 
 
 def peak_rss_mib() -> float:

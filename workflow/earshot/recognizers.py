@@ -94,6 +94,22 @@ def load_program(program_dir: str | Path) -> Program:
     return program.load(program_dir)
 
 
+def load_graph(program_dir: str | Path) -> Program | None:
+    """The integer graph of a program; None where it has none, being for the host or refused by the compiler.
+
+    Raises:
+        ArtifactError: it is damaged, or of an earlier program.
+    """
+    report = Path(program_dir) / "graph.json"
+    if not report.exists() or read_json(report)["status"] != "ok":
+        return None
+    if read_json(report)["program_sha256"] != read_json(report.with_name("quantize.json"))["program_sha256"]:
+        raise ArtifactError(f"{report}: made of an earlier quantized.pt2; run the tosa step again")
+    from earshot.lower.tosa import IntegerGraph
+
+    return IntegerGraph(program_dir)
+
+
 def is_host(variant_dir: str | Path) -> bool:
     """Whether a variant runs in the ExecuTorch runtime on this machine; the others are for an NPU and run here as integer graphs."""
     return "npu" not in read_json(Path(variant_dir) / "lower.json")

@@ -29,7 +29,8 @@ __all__ = ["LiveRun", "find_variants", "links", "log_results"]
 
 ARTIFACTS = "earshot.artifacts"
 REASON = ("earshot.reason", "mlflow.note.content")  # the second is what MLflow shows as a run's description
-VARIANT_FILES = ("metrics.json", "lower.json", "*.utterances.csv", "vela_*.csv")
+UTTERANCES = "evaluation.utterances.csv"
+VARIANT_FILES = ("metrics.json", "lower.json", UTTERANCES, "vela_*.csv")
 MODEL_FILES = ("metrics.json", "config.yaml", "curves.csv")
 LINKED_RUNS = 20  # in the link that compares runs: the best ones
 UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
@@ -139,6 +140,10 @@ def variant_entry(path: Path, content: dict[str, Any], log_pte: bool) -> Entry:
     """The run of a variant, from its metrics.json and the files beside it."""
     folder = path.parent
     files = [file for pattern in VARIANT_FILES for file in sorted(folder.glob(pattern))]
+    if not list(folder.glob(UTTERANCES)):  # what an NPU runs is evaluated with its program, once for all targets
+        *_, model, scheme, _ = folder.parts
+        family = content["config"].get("target", {}).get("family", "")
+        files += sorted((folder.parents[3] / "programs" / model / scheme / family).glob(UTTERANCES))
     if log_pte and (folder / "model.pte").exists():
         files.append(folder / "model.pte")
     identity = {key: content[key] for key in ("model", "target", "corpus", "split")}

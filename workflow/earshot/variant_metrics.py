@@ -37,14 +37,17 @@ def merge(
         choices: Hydra group -> choice.
         config: Hydra group -> resolved values.
 
-    What does not apply is absent. A step that failed makes the variant `failed`, with the step and its reason; what is known is kept.
+    What does not apply is absent. A step that failed makes the variant `failed`, a compiled program above the budget `over_budget`,
+    with the step and its reason; what is known is kept.
     """
     parts = {**evaluations, "lowering": lowering}
     order = [step for step in ("float", "program", "lowering", "variant") if step in parts]  # the first to fail is the cause of the others
-    failures = [f"{step}: {parts[step].get('reason', 'no reason given')}" for step in order if parts[step].get("status", "ok") == "failed"]
-    content: dict[str, Any] = {"status": "failed", "reason": failures[0]} if failures else {"status": "ok"}
+    content: dict[str, Any] = {"status": "ok"}
+    for status in ("over_budget", "failed"):  # the second outweighs the first
+        reasons = [f"{step}: {parts[step].get('reason', 'no reason given')}" for step in order if parts[step].get("status", "ok") == status]
+        content = {"status": status, "reason": reasons[0]} if reasons else content
     content |= identity
-    accuracy = {form: part["accuracy"][form] for part in evaluations.values() for form in FORMS if form in part.get("accuracy", {})}
+    accuracy = accuracies(evaluations)
     if config.get("quant", {}).get("quantize") is False:
         accuracy.pop("quantized", None)  # the exported float program: nothing in it is quantized
     window_s = lowering.get("window_s") or config.get("window", {}).get("seconds")
@@ -60,6 +63,11 @@ def merge(
         }
     )
     return content | {"choices": choices, "config": config}
+
+
+def accuracies(evaluations: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The accuracy of each form that was evaluated."""
+    return {form: part["accuracy"][form] for part in evaluations.values() for form in FORMS if form in part.get("accuracy", {})}
 
 
 def _present(values: dict[str, Any]) -> dict[str, Any]:

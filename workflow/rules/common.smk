@@ -88,6 +88,26 @@ def import_arguments(wildcards):
     return owner(wildcards).import_arguments()
 
 
+def lowered_from(wildcards):
+    """What a variant is compiled from: the quantized program on the host, its TOSA graph for an NPU."""
+    name = "quantized.pt2" if owner(wildcards).family == "host" else "graph.json"
+    return of_variant("results/programs/{model}/{scheme}/{family}/" + name)(wildcards)
+
+
+def integer_graph(wildcards):
+    """The TOSA graph of a program for an NPU, or nothing for the host."""
+    return [] if wildcards.family == "host" else f"results/programs/{wildcards.model}/{wildcards.scheme}/{wildcards.family}/graph.json"
+
+
+def host_evaluation(wildcards):
+    """The evaluation of a host variant, or nothing: an NPU's integer graph is evaluated with its program, once for all targets."""
+    return (
+        f"results/variants/{wildcards.model}/{wildcards.scheme}/{wildcards.target}/evaluation.json"
+        if owner(wildcards).family == "host"
+        else []
+    )
+
+
 def published_program(wildcards):
     """The quantized program that quant.from_program names, or nothing."""
     return owner(wildcards).config["quant"]["from_program"] or []

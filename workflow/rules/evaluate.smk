@@ -26,6 +26,7 @@ rule evaluate_float:
 rule evaluate_program:
     input:
         subject="results/programs/{model}/{scheme}/{family}/quantized.pt2",
+        graph=integer_graph,
         test=of_variant("results/corpus/{corpus}/test.cuts.jsonl.gz"),
     output:
         report="results/programs/{model}/{scheme}/{family}/evaluation.json",
@@ -48,6 +49,7 @@ rule evaluate_program:
         " corpus_dir={params.corpus_dir:q} out={output.report:q} 2>&1 | tee {log:q}"
 
 
+# On the host: accuracy, speed and memory of the .pte itself.
 rule evaluate_variant:
     input:
         subject="results/variants/{model}/{scheme}/{target}/lower.json",
@@ -82,7 +84,7 @@ rule metrics:
         lower="results/variants/{model}/{scheme}/{target}/lower.json",
         float=of_variant("results/train/{model}/evaluation/{window}.json"),
         program=of_variant("results/programs/{model}/{scheme}/{family}/evaluation.json"),
-        variant="results/variants/{model}/{scheme}/{target}/evaluation.json",
+        variant=host_evaluation,
     output:
         report(
             "results/variants/{model}/{scheme}/{target}/metrics.json",

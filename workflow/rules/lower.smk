@@ -1,8 +1,31 @@
-# A variant that the compiler refuses is a row of the report, not the end of the workflow: lower.json says so, and model.pte, graph.tosa and the
-# tables lie beside it where the lowering succeeded. Hence only lower.json is declared.
+# What a compiler refuses is a row of the report, not the end of the workflow: graph.json or lower.json says so, and what else the step makes lies
+# beside it where it succeeded. Hence only graph.json and lower.json are declared.
+
+
+# The slow part of lowering for an NPU, done once for all targets of a family.
+rule tosa:
+    input:
+        program="results/programs/{model}/{scheme}/{family}/quantized.pt2",
+    output:
+        report="results/programs/{model}/{scheme}/{family}/graph.json",
+    log:
+        "results/logs/tosa/{model}/{scheme}/{family}.log",
+    benchmark:
+        "results/benchmarks/tosa/{model}/{scheme}/{family}.tsv"
+    conda:
+        "../../envs/python.yaml"
+    resources:
+        mem_mb=4000,
+    params:
+        source=source_digest("tosa"),
+        program_dir=subpath(input.program, parent=True),
+    shell:
+        "python -m earshot.stages.tosa program_dir={params.program_dir:q} 2>&1 | tee {log:q}"
+
+
 rule lower:
     input:
-        program=of_variant("results/programs/{model}/{scheme}/{family}/quantized.pt2"),
+        program=lowered_from,
     output:
         report="results/variants/{model}/{scheme}/{target}/lower.json",
     log:

@@ -6,36 +6,18 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
-
 from earshot.config import SAMPLE_RATE_HZ, Target
 from earshot.files import atomic
 from earshot.lower import vela_report
 from earshot.lower.tosa import IntegerGraph
-from earshot.quantize.calibrate import fit_window
 
 MEMORY, README = "memory.csv", "README.md"
-FILES = (README, MEMORY, *(f"golden_{end}.{kind}" for end in ("audio", "input", "output") for kind in ("npy", "bin")))
-
-
-def golden_audio(samples: int) -> np.ndarray:
-    """A fixed signal [samples] of int16: tones of changing loudness and pitch, and noise; computed in integers."""
-    n = np.arange(samples, dtype=np.int64)
-    noise = (n * 1103515245 + 12345) % (1 << 31) >> 20  # 0 ... 2047, a linear congruence of the index
-    triangle = np.abs((n * (80 + n // 4000 * 17)) % 4000 - 2000) * 8 - 8000
-    loudness = np.abs(n % 16000 - 8000)
-    return (triangle * loudness // 8000 + noise - 1024).astype(np.int16)
+FILES = (README, MEMORY)
 
 
 def write(folder: Path, target: Target, npu: dict, window_s: float) -> None:
-    """Add golden vectors, the memory table and README.md to a variant directory that holds the compiled files."""
+    """Add the memory table and README.md to a variant directory that holds the compiled files, its graph and the graph's golden vectors."""
     graph = IntegerGraph(folder)
-    audio = golden_audio(round(window_s * SAMPLE_RATE_HZ))
-    features = fit_window(graph.front_end(audio.astype(np.float32) / 32768.0), graph.front_end, graph.window_frames)[0]
-    integers = graph.quantize(features)
-    for name, array in (("audio", audio), ("input", integers), ("output", graph.run(integers))):
-        np.save(folder / f"golden_{name}.npy", array)
-        (folder / f"golden_{name}.bin").write_bytes(array.astype(array.dtype.newbyteorder("<")).tobytes())
     with atomic(folder / MEMORY) as temporary, open(temporary, "w", newline="") as stream:
         table = vela_report.memory(folder / vela_report.SUMMARY)
         writer = csv.DictWriter(stream, ["memory", "kib", "holds"])

@@ -1,4 +1,4 @@
-"""What both ways of lowering share: from a program and a partitioner to the bytes of a .pte, and what runs where."""
+"""What lowering to TOSA and to the host share: from a program and a partitioner to a program of ExecuTorch, and what of it runs where."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
 from executorch.exir.backend.partitioner import Partitioner
 from executorch.exir.lowered_backend_module import LoweredBackendModule
+from executorch.exir.schema import Program
 from torch.export import ExportedProgram
 
 from earshot.quantize.tracing import lean_tracing, quiet
@@ -20,6 +21,8 @@ class Lowered:
     """A compiled program."""
 
     pte: bytes
+    program: Program  # what `pte` was serialized from
+    delegates: list[bytes]  # what the backend made of each part that it took
     operators_delegated: dict[str, int]  # edge operators by kind, as the delegates took them over
     operators_cpu: dict[str, int]  # those that are left to the CPU
     boundary: dict[str, dict] = field(default_factory=dict)  # "input", "output": how the delegate's integers follow from floats
@@ -39,13 +42,18 @@ def finish(edge: EdgeProgramManager, quantized: bool) -> Lowered:
     delegated: Counter[str] = Counter()
     for delegate in delegates:
         delegated.update(_kinds(delegate.original_module.graph_module))
-        # Where intermediate files were written while compiling is no part of a program: the same input gives the same bytes.
-        delegate.compile_specs[:] = [spec for spec in delegate.compile_specs if spec.key != "debug_artifact_path"]
     cpu = _kinds(graph_module)
     boundary = _boundary(graph_module) if quantized and len(delegates) == 1 else {}
     with quiet(), lean_tracing():
-        pte = edge.to_executorch(ExecutorchBackendConfig()).buffer
-    return Lowered(bytes(pte), dict(sorted(delegated.items())), dict(sorted(cpu.items())), boundary)
+        executorch = edge.to_executorch(ExecutorchBackendConfig())
+    return Lowered(
+        pte=bytes(executorch.buffer),
+        program=executorch.executorch_program,
+        delegates=[delegate.processed_bytes for delegate in delegates],
+        operators_delegated=dict(sorted(delegated.items())),
+        operators_cpu=dict(sorted(cpu.items())),
+        boundary=boundary,
+    )
 
 
 def _kinds(graph_module: torch.fx.GraphModule) -> Counter[str]:

@@ -1,21 +1,21 @@
-"""Ethos-U: a quantized program through TOSA and Vela to a .pte that the NPU runs whole."""
+"""Ethos-U: a TOSA graph through Vela to a .pte that the NPU runs whole."""
 
 from __future__ import annotations
 
 import configparser
-import sys
+import math
 from pathlib import Path
+from typing import Any
 
 from ethosu import vela
 from ethosu.vela.architecture_features import Accelerator
-from executorch.backends.arm.ethosu import EthosUCompileSpec, EthosUPartitioner
-from torch.export import ExportedProgram
+from executorch.backends.arm.arm_vela import vela_compile
+from executorch.backends.arm.ethosu import EthosUBackend, EthosUCompileSpec
 
 from earshot.config import Target
-from earshot.errors import ConfigError, LoweringError
-from earshot.lower import edge
-from earshot.lower.descriptors import output_to
-from earshot.lower.edge import Lowered
+from earshot.errors import ConfigError
+from earshot.lower import pte
+from earshot.lower.compiler_log import compiling
 
 FLAGS = ("--verbose-performance",)  # asks for the table of layers too
 VELA_INI = Path(vela.__file__).resolve().parents[1] / "config_files" / "Arm" / "vela.ini"
@@ -47,34 +47,43 @@ def check(target: Target) -> None:
         raise ConfigError(f"target.family={target.family} of target {target.name}: {target.accelerator} is of family {family}")
 
 
-def lower(exported: ExportedProgram, target: Target, folder: Path, log: Path) -> Lowered:
-    """Compile a quantized program for an Ethos-U; the TOSA graph and Vela's tables lie in `folder` afterwards.
+def compile_spec(target: Target) -> EthosUCompileSpec:
+    """How ExecuTorch says which target Vela is to compile for, and with which options."""
+    flags = [*FLAGS, *([f"--arena-cache-size={target.sram_kib * 1024}"] if target.sram_kib is not None else [])]
+    return EthosUCompileSpec(target.accelerator, system_config=target.system_config, memory_mode=target.memory_mode, extra_flags=flags)
+
+
+def operator_set(target: Target) -> str:
+    """The TOSA specification that the target's graph must keep to."""
+    return str(compile_spec(target).tosa_spec)
+
+
+def over_budget(target: Target, sram_kib: float) -> str | None:
+    """Why a compiled program that uses `sram_kib` is too large for its target; None where it is not."""
+    if target.sram_kib is None or sram_kib <= target.sram_kib:
+        return None
+    mode = target.memory_mode or ""
+    spill = "" if mode.startswith("Dedicated_Sram") else ", or a system with DRAM and target.memory_mode=Dedicated_Sram, which needs less"
+    return (
+        f"needs {sram_kib:g} KiB of SRAM, target.sram_kib={target.sram_kib} are allowed; raise the budget to {math.ceil(sram_kib)}, "
+        f"choose a shorter window or a model with fewer or narrower channels{spill}"
+    )
+
+
+def compile_graph(tosa: bytes, template: dict[str, Any], target: Target, folder: Path, log: Path) -> bytes:
+    """The .pte of a TOSA graph for an Ethos-U; Vela's tables lie in `folder` afterwards.
+
+    Args:
+        template: the .pte around the graph, see pte.template.
+        log: what Vela says is appended to it.
 
     Raises:
-        ConfigError: the compiler cannot write to `folder`.
-        LoweringError: the compiler cannot take the program.
+        ConfigError: Vela cannot write to `folder`.
+        LoweringError: Vela cannot take the graph.
     """
     if " " in str(folder):
         raise ConfigError(f"{folder}: Vela cannot write to a path with a space; set TMPDIR to a folder without one")
-    spec = EthosUCompileSpec(
-        target.accelerator, system_config=target.system_config, memory_mode=target.memory_mode, extra_flags=list(FLAGS)
-    )
-    spec.dump_intermediate_artifacts_to(str(folder))
-    with output_to(log):
-        try:
-            lowered = edge.finish(edge.lower(exported, EthosUPartitioner(spec)), quantized=True)
-        except (Exception, SystemExit) as error:  # whatever the compiler ends with, the reason is for the report
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            failure = error
-        else:
-            failure = None
-    if failure is not None:
-        raise LoweringError(reason(log)) from failure
-    return lowered
-
-
-def reason(log: Path, lines: int = 3) -> str:
-    """The last lines of a compiler's log that say something, in one line."""
-    text = log.read_text(errors="replace").splitlines()
-    useful = [line.strip() for line in text if line.strip() and not line.lstrip().startswith(("File ", "Traceback", "^"))]
-    return " | ".join(useful[-lines:])[:600] or "the compiler ended without a message"
+    spec = compile_spec(target)
+    with compiling(log):
+        content = vela_compile(tosa, list(spec.compiler_flags), intermediate_path=str(folder))
+        return pte.complete(template, EthosUBackend.__name__, spec._to_list(), content)

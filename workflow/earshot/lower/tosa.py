@@ -17,30 +17,32 @@ from earshot.lower.descriptors import output_to
 from earshot.model.subsampling import OutputGrid
 from earshot.tokenizer import read_pieces
 
-GRAPH, BOUNDARY, PROGRAM_REPORT, FRONT_END, PIECES = "graph.tosa", "graph.json", "quantize.json", "front_end.json", "tokenizer.pieces"
+GRAPH, REPORT, PROGRAM_REPORT, FRONT_END, PIECES = "graph.tosa", "graph.json", "quantize.json", "front_end.json", "tokenizer.pieces"
 
 
 class IntegerGraph:
-    """The compiled graph of a variant: features [window_frames, n_mels] to logits [T', V]. Can be pickled, for several processes."""
+    """The graph of a program or variant: features [window_frames, n_mels] to logits [T', V]. Can be pickled, for several processes."""
 
-    def __init__(self, variant_dir: str | Path) -> None:
-        """Read a variant directory.
+    def __init__(self, folder: str | Path) -> None:
+        """Read a program directory, or a variant directory that was compiled from it.
 
         Raises:
-            ArtifactError: a file is absent or damaged, or a part of the program is not in the graph.
+            ArtifactError: a file is absent or damaged, or the program could not be lowered.
         """
-        variant_dir = Path(variant_dir)
-        self.path = variant_dir / GRAPH
-        self.boundary = read_json(variant_dir / BOUNDARY)
+        folder = Path(folder)
+        self.path = folder / GRAPH
+        self.boundary = read_json(folder / REPORT)
+        if self.boundary["status"] != "ok":
+            raise ArtifactError(f"{folder / REPORT}: the program was not lowered ({self.boundary['reason']}); choose another quant")
         self._input, self._output = self.boundary["input"], self.boundary["output"]
-        self.front_end, self.pieces = FrontEnd.load(variant_dir / FRONT_END), read_pieces(variant_dir / PIECES)
+        self.front_end, self.pieces = FrontEnd.load(folder / FRONT_END), read_pieces(folder / PIECES)
         self.window_frames = self._input["shape"][1]
-        self.grid = OutputGrid(read_json(variant_dir / PROGRAM_REPORT)["subsampling_stages"])
+        self.grid = OutputGrid(read_json(folder / PROGRAM_REPORT)["subsampling_stages"])
         if not self.path.is_file():
-            raise ArtifactError(f"{self.path}: no such file; run the lower step")
+            raise ArtifactError(f"{self.path}: no such file; run the tosa step")
         self._graph = self.path.read_bytes()
         if hashlib.sha256(self._graph).hexdigest() != self.boundary["graph_sha256"]:  # a damaged graph can end the process in native code
-            raise ArtifactError(f"{self.path}: damaged, not the graph that was compiled; delete it and run the lower step again")
+            raise ArtifactError(f"{self.path}: damaged, not the graph that was compiled; delete it and run the tosa step again")
 
     def quantize(self, features: torch.Tensor) -> np.ndarray:
         """Features [window_frames, n_mels] to the graph's integers [1, window_frames, n_mels]."""
@@ -67,11 +69,11 @@ class IntegerGraph:
                 outputs, status = tosa_reference_model.run(self._graph, [integers], verbosity="LOW")
         except Exception as error:  # the reference model raises what its native code throws
             raise ArtifactError(
-                f"{self.path}: cannot be run ({str(error).strip()[:200]}); delete it and run the lower step again"
+                f"{self.path}: cannot be run ({str(error).strip()[:200]}); delete it and run the tosa step again"
             ) from error
         valid = status == tosa_reference_model.GraphStatus.TOSA_VALID and len(outputs) == 1
         if not valid or list(outputs[0].shape) != self._output["shape"] or outputs[0].dtype != self._output["dtype"]:
-            raise ArtifactError(f"{self.path}: gave no valid result ({status.name}); delete it and run the lower step again")
+            raise ArtifactError(f"{self.path}: gave no valid result ({status.name}); delete it and run the tosa step again")
         return outputs[0]
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from earshot.errors import ArtifactError
 
-SUMMARY, PER_LAYER, TOSA = "vela_summary.csv", "vela_per_layer.csv", "graph.tosa"
+SUMMARY, PER_LAYER = "vela_summary.csv", "vela_per_layer.csv"
 
 
 def collect(folder: Path) -> dict[str, Path]:
@@ -18,7 +18,7 @@ def collect(folder: Path) -> dict[str, Path]:
         ArtifactError: the compiler left none, or several of one kind.
     """
     found = {}
-    for name, pattern in ((SUMMARY, "output/out_summary_*.csv"), (PER_LAYER, "output/out_per-layer.csv"), (TOSA, "out.tosa")):
+    for name, pattern in ((SUMMARY, "output/out_summary_*.csv"), (PER_LAYER, "output/out_per-layer.csv")):
         matches = list(folder.glob(pattern))
         if len(matches) != 1:
             raise ArtifactError(f"{folder / pattern}: {len(matches)} files where Vela writes one; run the lowering again")

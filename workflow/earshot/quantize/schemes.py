@@ -25,6 +25,11 @@ _REPRESENTATIVES = {
 }
 
 
+def operator_set(family: str) -> str:
+    """The TOSA specification that all Ethos-U targets of a family share."""
+    return str(EthosUCompileSpec(**_REPRESENTATIVES[family]).tosa_spec)
+
+
 def check(quant: Quant, family: str) -> None:
     """Refuse a scheme that the targets of a family cannot run.
 

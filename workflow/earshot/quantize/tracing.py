@@ -20,6 +20,8 @@ from torch.fx import GraphModule
 from torch.fx.graph import _PyTreeCodeGen
 from torch.fx.traceback import NodeSource
 
+from earshot.quantize.retracing import remembered_results
+
 _recompile = GraphModule.recompile
 _is_builtin = library_utils.is_builtin
 _COMPILED = ("_code", "_lineno_map", "_prologue_start")  # what recompile leaves in a module besides `forward`
@@ -45,11 +47,12 @@ def lean_tracing(compiles: bool = False) -> Iterator[None]:
 
     - The provenance of a node (which node of which earlier graph it came from) is never changed, so copies of it are shared.
     - A graph module's Python code is generated when it is asked for, not after each pass: passes interpret the graph (unless `compiles`).
-    - Shapes and types of the TOSA and quantization operators are remembered as those of PyTorch's own operators are.
+    - Shapes and types that the TOSA and quantization operators give are remembered as those of PyTorch's own operators are; passes look
+      them up.
     - The garbage collector looks through the many live objects less often.
     """
     with contextlib.ExitStack() as stack:
-        for change in (_shared_provenance, _remembered_shapes, _rare_collections, *(() if compiles else (_late_code,))):
+        for change in (_shared_provenance, _remembered_shapes, remembered_results, _rare_collections, *(() if compiles else (_late_code,))):
             stack.enter_context(change())
         yield
 

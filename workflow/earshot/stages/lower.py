@@ -1,6 +1,7 @@
 """Compile a quantized program for a target: program directory to variant directory.
 
 A program that the compiler cannot take is a result, not an error: lower.json then has status failed and a reason, and the exit status is 0.
+So is one that needs more memory than the target has: its status is over_budget.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from earshot.config import LowerStage
-from earshot.errors import ConfigError, LoweringError
+from earshot.errors import ArtifactError, ConfigError, LoweringError
 from earshot.files import atomic_dir, read_json, sha256, write_json
-from earshot.lower import bundle, ethosu, tosa, vela_report, xnnpack
-from earshot.lower.edge import Lowered
+from earshot.lower import bundle, ethosu, golden, pte, tosa, vela_report
 from earshot.model.subsampling import OutputGrid
-from earshot.quantize import program
 from earshot.stages import stage
 
+QUANTIZE_REPORT, PROGRAM = "quantize.json", "quantized.pt2"
 REPORT, PTE, LOG = "lower.json", "model.pte", "vela.log"
-COPIED = (program.REPORT, program.FRONT_END, program.PIECES)
-FILES = (PTE, *COPIED, tosa.GRAPH, tosa.BOUNDARY, vela_report.SUMMARY, vela_report.PER_LAYER, *bundle.FILES)
+COPIED = (QUANTIZE_REPORT, tosa.FRONT_END, tosa.PIECES)
+OF_GRAPH = (tosa.GRAPH, tosa.REPORT, *golden.FILES)
+FILES = (PTE, *COPIED, *OF_GRAPH, vela_report.SUMMARY, vela_report.PER_LAYER, *bundle.FILES)
 
 
 def check(cfg: LowerStage, report: dict) -> None:
@@ -45,66 +47,88 @@ def check(cfg: LowerStage, report: dict) -> None:
         )
 
 
-def host(exported, folder: Path) -> tuple[Lowered, dict]:
-    """Lower for this machine; what its runtime then loads is in `folder`."""
+def host(program_dir: Path, report: dict, folder: Path) -> dict[str, Any]:
+    """Lower a program for this machine; what its runtime then loads is in `folder`. Returns what lower.json says of it."""
+    from earshot.lower import xnnpack  # with the runtime and the quantizers, which an NPU's variant does without
+    from earshot.quantize import program
+
+    path, grid = program_dir / PROGRAM, OutputGrid(report["subsampling_stages"])
+    exported = program.read(path)
+    program.check_fits(exported, path, report["window_frames"], report["n_mels"], grid, report["outputs"], report["quantize"])
     try:
         lowered = xnnpack.lower(exported)
     except Exception as error:  # whatever the compiler ends with, the reason is for the report
         raise LoweringError(f"{type(error).__name__}: {str(error).strip()}"[:600]) from error
     (folder / PTE).write_bytes(lowered.pte)
-    return lowered, {"delegated": lowered.operators_delegated, "cpu": lowered.operators_cpu}
+    return {"operators": {"delegated": lowered.operators_delegated, "cpu": lowered.operators_cpu}}
 
 
-def ethos_u(exported, cfg: LowerStage, folder: Path, log: Path, window_s: float) -> tuple[Lowered, dict]:
-    """Compile for an NPU; `folder` then holds what `bundle` starts from."""
+def read_graph(program_dir: Path, report: dict) -> dict[str, Any]:
+    """graph.json of a program, checked to be of this very program.
+
+    Raises:
+        ArtifactError: it is absent or of an earlier program, or the graph is damaged.
+    """
+    path = program_dir / tosa.REPORT
+    graph = read_json(path)
+    if graph["program_sha256"] != report["program_sha256"]:
+        raise ArtifactError(f"{path}: made of an earlier {PROGRAM}; run the tosa step again")
+    if graph["status"] == "ok" and sha256(program_dir / tosa.GRAPH) != graph["graph_sha256"]:
+        raise ArtifactError(f"{program_dir / tosa.GRAPH}: damaged, not what the tosa step made; run that step again")
+    return graph
+
+
+def ethos_u(cfg: LowerStage, graph: dict, folder: Path, log: Path, window_s: float) -> dict[str, Any]:
+    """Compile the graph of a program for an NPU; `folder` is then the device bundle. Returns what lower.json says of it."""
+    if graph["status"] != "ok":
+        raise LoweringError(graph["reason"])
+    program_dir = Path(cfg.program_dir)
+    for name in OF_GRAPH:
+        shutil.copyfile(program_dir / name, folder / name)
+    template = read_json(program_dir / pte.TEMPLATE)["program"]
     with tempfile.TemporaryDirectory() as intermediate:
-        lowered = ethosu.lower(exported, cfg.target, Path(intermediate), log)
-        if not lowered.boundary:
-            left = ", ".join(f"{n} {kind}" for kind, n in lowered.operators_cpu.items())
-            raise LoweringError(f"{cfg.target.accelerator} does not take the whole program; left to the CPU: {left}")
+        content = ethosu.compile_graph((folder / tosa.GRAPH).read_bytes(), template, cfg.target, Path(intermediate), log)
         for name, path in vela_report.collect(Path(intermediate)).items():
             shutil.copyfile(path, folder / name)
-    (folder / PTE).write_bytes(lowered.pte)
+    (folder / PTE).write_bytes(content)
     npu = vela_report.npu(folder / vela_report.SUMMARY, folder / vela_report.PER_LAYER, window_s)
-    return lowered, {**npu, "operators_cpu": lowered.operators_cpu}
+    bundle.write(folder, cfg.target, npu, window_s)
+    too_large = ethosu.over_budget(cfg.target, npu["sram_kib"])
+    verdict = {"status": "over_budget", "reason": too_large} if too_large else {}
+    return {**verdict, "npu": {**npu, "operators_cpu": graph["operators_cpu"]}}
 
 
 @stage("lower")
 def main(cfg: LowerStage) -> None:
     program_dir, out = Path(cfg.program_dir), Path(cfg.out)
-    report = read_json(program_dir / program.REPORT)
+    report = read_json(program_dir / QUANTIZE_REPORT)
     check(cfg, report)
-    path, grid = program_dir / program.PROGRAM, OutputGrid(report["subsampling_stages"])
-    exported = program.read(path)
-    window_s = report["window_s"]
-    program.check_fits(exported, path, report["window_frames"], report["n_mels"], grid, report["outputs"], report["quantize"])
+    on_host, window_s = cfg.target.family == "host", report["window_s"]
+    graph = {} if on_host else read_graph(program_dir, report)
     out.mkdir(parents=True, exist_ok=True)
     for name in (REPORT, LOG, *FILES):  # nothing of an earlier run may be taken for this one's
         (out / name).unlink(missing_ok=True)
-    result = {"status": "ok", "target": cfg.target.name, "window_s": window_s, "program_sha256": sha256(program_dir / program.PROGRAM)}
+    result = {"status": "ok", "target": cfg.target.name, "window_s": window_s, "program_sha256": report["program_sha256"]}
     print(f"lowering {program_dir} for {cfg.target.name} ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     try:
         with atomic_dir(out / ".lowered") as folder:
             for name in COPIED:
                 shutil.copyfile(program_dir / name, folder / name)
-            if cfg.target.family == "host":
-                lowered, result["operators"] = host(exported, folder)
-            else:
-                lowered, result["npu"] = ethos_u(exported, cfg, folder, out / LOG, window_s)
-            result["lowering_s"] = round(time.monotonic() - started, 2)
-            result["peak_rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
-            result["pte_bytes"] = len(lowered.pte)
-            if cfg.target.family != "host":
-                write_json(folder / tosa.BOUNDARY, {**lowered.boundary, "graph_sha256": sha256(folder / tosa.GRAPH)})
-                bundle.write(folder, cfg.target, result["npu"], window_s)
+            lowered = host(program_dir, report, folder) if on_host else ethos_u(cfg, graph, folder, out / LOG, window_s)
     except LoweringError as error:
-        result.update(status="failed", reason=str(error), lowering_s=round(time.monotonic() - started, 2))
+        result.update(status="failed", reason=str(error))
         print(f"{cfg.target.name}: not lowered: {error}", file=sys.stderr)
     else:
         for path in (out / ".lowered").iterdir():
             path.replace(out / path.name)
         (out / ".lowered").rmdir()
+        result.update(lowered, pte_bytes=(out / PTE).stat().st_size)
+        if result["status"] != "ok":
+            print(f"{cfg.target.name}: {result['reason']}", file=sys.stderr)
+    # From the quantized program to the .pte, the share of all targets of the graph included.
+    result["lowering_s"] = round(time.monotonic() - started + graph.get("lowering_s", 0), 2)
+    result["peak_rss_mib"] = max(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1), graph.get("peak_rss_mib", 0))
     write_json(out / REPORT, result)
 
 

@@ -20,9 +20,10 @@ def main(cfg: MetricsStage) -> None:
         raise ConfigError(f"variant={cfg.variant}: give the three ids, variant=MODEL/SCHEME/TARGET")
     lowering = read_json(cfg.lower_json)
     sources = {"float": cfg.float_json, "program": cfg.program_json, "variant": cfg.variant_json}
-    if cfg.variant_json is None and lowering.get("status") == "ok":
-        raise ConfigError(f"variant_json: {cfg.lower_json} was lowered, so its accuracy is wanted; add variant_json=FILE")
-    evaluations = {name: read_json(path) for name, path in sources.items() if path is not None}
+    evaluations = {name: read_json(path) for name, path in sources.items() if path}
+    if lowering.get("status") == "ok" and not variant_metrics.device_form({"accuracy": variant_metrics.accuracies(evaluations)}):
+        key = "program_json" if "npu" in lowering else "variant_json"
+        raise ConfigError(f"{key}: {cfg.lower_json} was lowered, so the accuracy of what the device runs is wanted; add {key}=FILE")
     content = variant_metrics.merge(
         {"model": ids[0], "variant": cfg.variant, "target": ids[2], "corpus": cfg.corpus_id, "split": cfg.split},
         lowering,

@@ -50,7 +50,8 @@ def from_published(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames
 def network(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames: int) -> nn.Module:
     """The form of the model that is exported: rewritten for the NPU, or as it was trained."""
     if cfg.form.npu_form and cfg.family != "host":
-        return to_npu(recognizer.model, frames, recognizer.front_end.n_mels, cfg.form.npu_sram_kib, cfg.form.npu_chunks)
+        table = cfg.quant.activation_bits == 8
+        return to_npu(recognizer.model, frames, recognizer.front_end.n_mels, cfg.form.npu_sram_kib, cfg.form.npu_chunks, table)
     return recognizer.model.for_window(frames)
 
 

@@ -1,0 +1,43 @@
+"""The TOSA graph of a quantized program: made once, it serves every target with the same operator set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from executorch.backends.arm.tosa.compile_spec import TosaCompileSpec
+from executorch.backends.arm.tosa.partitioner import TOSAPartitioner
+from torch.export import ExportedProgram
+
+from earshot.errors import LoweringError
+from earshot.lower import edge, pte
+from earshot.lower.compiler_log import compiling
+
+
+@dataclass
+class TosaGraph:
+    """What a target's compiler needs."""
+
+    content: bytes  # the TOSA flatbuffer
+    template: dict[str, Any]  # the .pte around it, see pte.template
+    boundary: dict[str, dict]  # "input", "output": how the graph's integers follow from floats
+    operators_cpu: dict[str, int]  # those that are left to the CPU: the conversion from floats and to floats
+
+
+def lower(exported: ExportedProgram, operator_set: str, log: Path) -> TosaGraph:
+    """Lower a quantized program to TOSA, as ExecuTorch's Ethos-U backend does before it calls Vela.
+
+    Args:
+        operator_set: a TOSA specification, e.g. TOSA-1.0+INT+int16+int4+cf.
+        log: what the compiler says is appended to it.
+
+    Raises:
+        LoweringError: a part of the program is not in the operator set, or the compiler fails otherwise.
+    """
+    with compiling(log):
+        lowered = edge.finish(edge.lower(exported, TOSAPartitioner(TosaCompileSpec(operator_set))), quantized=True)
+    if not lowered.boundary:
+        left = ", ".join(f"{n} {kind}" for kind, n in lowered.operators_cpu.items())
+        raise LoweringError(f"{operator_set} does not take the whole program; left to the CPU: {left}")
+    return TosaGraph(lowered.delegates[0], pte.template(lowered.program), lowered.boundary, lowered.operators_cpu)

@@ -1,0 +1,72 @@
+"""Lower a quantized program to its TOSA graph, which the lower step then compiles for each target of its family.
+
+A program that cannot be lowered is a result, not an error: graph.json then has status failed and a reason, and the exit status is 0.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from earshot.config import TosaStage
+from earshot.errors import ConfigError, LoweringError
+from earshot.files import read_json, sha256, write_json
+from earshot.lower import golden, pte, to_tosa
+from earshot.lower.tosa import FRONT_END, GRAPH, PIECES, PROGRAM_REPORT, REPORT, IntegerGraph
+from earshot.model.subsampling import OutputGrid
+from earshot.quantize import program, schemes
+from earshot.stages import stage
+
+LOG = "tosa.log"
+
+
+def write_graph(lowered: to_tosa.TosaGraph, result: dict, program_dir: Path, folder: Path, window_s: float) -> None:
+    """Write the graph, what its targets need of it, and what it computes to `folder`; its digest goes into `result`."""
+    (folder / GRAPH).write_bytes(lowered.content)
+    result["graph_sha256"] = sha256(folder / GRAPH)
+    write_json(folder / pte.TEMPLATE, {"program": lowered.template})
+    write_json(folder / REPORT, result)
+    for name in (PROGRAM_REPORT, FRONT_END, PIECES):
+        shutil.copyfile(program_dir / name, folder / name)
+    golden.write(IntegerGraph(folder), folder, window_s)
+
+
+@stage("tosa")
+def main(cfg: TosaStage) -> None:
+    out = Path(cfg.program_dir)
+    report = read_json(out / program.REPORT)
+    if report["family"] == "host" or not report["quantize"]:
+        raise ConfigError(f"program_dir={out}: made for the host, and TOSA is for NPUs; run the lower step with target=host")
+    path, grid = out / program.PROGRAM, OutputGrid(report["subsampling_stages"])
+    exported = program.read(path)
+    program.check_fits(exported, path, report["window_frames"], report["n_mels"], grid, report["outputs"], quantized=True)
+    for name in (REPORT, LOG, GRAPH, pte.TEMPLATE, *golden.FILES):  # nothing of an earlier run may be taken for this one's
+        (out / name).unlink(missing_ok=True)
+    operator_set = schemes.operator_set(report["family"])
+    result = {"status": "ok", "operator_set": operator_set, "program_sha256": sha256(out / program.PROGRAM)}
+    print(f"lowering {out} to {operator_set} ...", file=sys.stderr, flush=True)
+    started = time.monotonic()
+    try:
+        lowered = to_tosa.lower(exported, operator_set, out / LOG)
+    except LoweringError as error:
+        result.update(status="failed", reason=str(error))
+        print(f"{out}: not lowered: {error}", file=sys.stderr)
+    result.update(
+        lowering_s=round(time.monotonic() - started, 2),
+        peak_rss_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    )
+    if result["status"] == "ok":
+        result.update(**lowered.boundary, operators_cpu=lowered.operators_cpu)
+        with tempfile.TemporaryDirectory(prefix=".graph-", dir=out) as temporary:
+            write_graph(lowered, result, out, Path(temporary), report["window_s"])
+            for name in (GRAPH, pte.TEMPLATE, *golden.FILES):
+                (Path(temporary) / name).replace(out / name)
+    write_json(out / REPORT, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from pathlib import Path
 from earshot.config import TosaStage
 from earshot.errors import ConfigError, LoweringError
 from earshot.files import read_json, sha256, write_json
-from earshot.lower import golden, pte, to_tosa
+from earshot.lower import golden, module_names, pte, to_tosa
 from earshot.lower.tosa import FRONT_END, GRAPH, PIECES, REPORT, IntegerGraph
 from earshot.quantize import program, schemes
 from earshot.stages import stage
@@ -26,6 +26,8 @@ LOG = "tosa.log"
 def write_graph(lowered: to_tosa.TosaGraph, result: dict, program_dir: Path, folder: Path, window_s: float) -> None:
     """Write the graph, what its targets need of it, and what it computes to `folder`; its digest goes into `result`."""
     (folder / GRAPH).write_bytes(lowered.content)
+    (folder / module_names.TRACE).write_text(lowered.trace)
+    module_names.write(folder / GRAPH, folder / module_names.TRACE)
     result["graph_sha256"] = sha256(folder / GRAPH)
     write_json(folder / pte.TEMPLATE, {"program": lowered.template})
     write_json(folder / REPORT, result)
@@ -42,7 +44,14 @@ def main(cfg: TosaStage) -> None:
         raise ConfigError(f"program_dir={out}: made for the host, and TOSA is for NPUs; run the lower step with target=host")
     exported = program.read(out / program.PROGRAM)
     program.check_fits(exported, out / program.PROGRAM, report["window_frames"], report["n_mels"], report["outputs"], quantized=True)
-    for name in (REPORT, LOG, GRAPH, pte.TEMPLATE, *golden.FILES):  # nothing of an earlier run may be taken for this one's
+    for name in (
+        REPORT,
+        LOG,
+        GRAPH,
+        module_names.MODULES,
+        pte.TEMPLATE,
+        *golden.FILES,
+    ):  # nothing of an earlier run may be taken for this one's
         (out / name).unlink(missing_ok=True)
     operator_set = schemes.operator_set(report["family"])
     result = {"status": "ok", "operator_set": operator_set, "program_sha256": sha256(out / program.PROGRAM)}
@@ -61,7 +70,7 @@ def main(cfg: TosaStage) -> None:
         result.update(**lowered.boundary, operators_cpu=lowered.operators_cpu)
         with tempfile.TemporaryDirectory(prefix=".graph-", dir=out) as temporary:
             write_graph(lowered, result, out, Path(temporary), report["window_s"])
-            for name in (GRAPH, pte.TEMPLATE, *golden.FILES):
+            for name in (GRAPH, module_names.MODULES, pte.TEMPLATE, *golden.FILES):
                 (Path(temporary) / name).replace(out / name)
     write_json(out / REPORT, result)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from torch.export import ExportedProgram
 from earshot.errors import LoweringError
 from earshot.lower import edge, module_names, pte
 from earshot.lower.compiler_log import compiling
+
+# At the level INFO the partitioner opens a file in the folder of intermediate files and writes to it ever after, when the folder is gone.
+logging.getLogger(TOSAPartitioner.__module__).setLevel(logging.WARNING)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from variants_on_disk import MODEL, VARIANTS, content, run_stage, write_results, write_variant
 
-from earshot import report, report_html, report_plots
+from earshot import plot_style, report, report_html, report_plots
 
 HOSTILE = '<script>alert("x")</script> & | `$\\alpha$`\nsecond line'
 
@@ -63,13 +63,27 @@ def test_page_holds_all_variants_and_runs_nothing(stage_run):
     assert len(text) < 1_500_000
 
 
+def test_cycle_reports_are_images_on_the_page_as_far_as_there_is_room(tmp_path):
+    paths, drawing = write_results(tmp_path), '<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>' + " " * 200_000
+    for path in paths[:3]:
+        path.with_name("cycles.svg").write_text(drawing)
+    done = run_stage("report", f"variants=[{','.join(map(str, paths))}]", f"out={tmp_path}/report", "title=demo")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "report" / "report.html").read_text()
+    page = Page(text)
+    assert page.tags.count("img") == 2 and "script" not in page.tags and len(text) < 1_500_000
+    assert "1 more lie beside their variants" in page.text
+    copies = sorted(path.relative_to(tmp_path / "report" / "cycles") for path in (tmp_path / "report" / "cycles").rglob("*.svg"))
+    assert [str(path) for path in copies] == sorted(f"{MODEL}/{scheme}/{target}.svg" for scheme, target, _ in VARIANTS[:3])
+
+
 def test_plots_are_svg_and_the_same_again(stage_run):
     folder, _ = stage_run
     for name in report_html.CAPTIONS:
         root = ElementTree.fromstring((folder / f"{name}.svg").read_text())
         assert root.tag.endswith("svg")
     done = report.rows([content(*variant) for variant in VARIANTS])
-    texts = ["".join(ElementTree.fromstring(report_plots.svg(report_plots.wer_by_form(done), "x")).itertext()) for _ in range(2)]
+    texts = ["".join(ElementTree.fromstring(plot_style.svg(report_plots.wer_by_form(done), "x")).itertext()) for _ in range(2)]
     assert texts[0] == texts[1] and all(scheme in texts[0] for scheme, *_ in VARIANTS)
 
 
@@ -78,18 +92,18 @@ def test_only_failures_and_hostile_names(tmp_path):
     for key in ("accuracy", "window_s"):
         bad.pop(key)
     table = report.rows([bad])
-    plots = {name: report_plots.svg(figure, name) for name, figure in report_plots.all_plots(table).items()}
+    plots = {name: plot_style.svg(figure, name) for name, figure in report_plots.all_plots(table).items()}
     assert all("no variant has these figures" in text for text in plots.values())
     page = Page(report_html.page("<i>title</i>", table, plots))
     assert not {"script", "b", "i"} & set(page.tags) and "<b>$x$&" in page.text
     hostile = report.rows([content("int8_pc", target, 0.1, model="<b>$x$&") for target in ("host", "u85_256")])
-    assert all(ElementTree.fromstring(report_plots.svg(figure, name)) for name, figure in report_plots.all_plots(hostile).items())
+    assert all(ElementTree.fromstring(plot_style.svg(figure, name)) for name, figure in report_plots.all_plots(hostile).items())
     assert report.markdown(table).count("\n") == 4, "a reason of two lines stays in one"
 
 
 def test_many_variants_stay_a_small_page():
     table = report.rows([content(f"int8_pc-n{i}", ("host", "u85_256")[i % 2], 0.1 + i / 2000) for i in range(600)])
-    plots = {name: report_plots.svg(figure, name) for name, figure in report_plots.all_plots(table).items()}
+    plots = {name: plot_style.svg(figure, name) for name, figure in report_plots.all_plots(table).items()}
     assert len(report_html.page("many", table, plots).encode()) < 1_500_000
 
 

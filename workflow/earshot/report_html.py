@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from earshot.plot_style import INK
 from earshot.report import Row, latency_ms, millions, number, percent
-from earshot.report_plots import INK
 
 CAPTIONS = {
     "wer_by_form": ("Word error rate by form of the model", "The float model, the quantized program, and what runs on the device."),
@@ -17,6 +18,8 @@ CAPTIONS = {
         "SRAM and flash that the Ethos-U needs for model and activations, as Vela reports them.",
     ),
 }
+
+MOST_PICTURES = 600_000  # bytes of cycle reports on the page: Snakemake's report shows no page above 1.5 MB
 
 # Heading, unit, explanation, cell.
 COLUMNS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
@@ -60,7 +63,7 @@ tr.over td { color: var(--soft); }
 table.bad td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
 .status { color: var(--bad); font-weight: 600; }
 figure { margin: .6rem 0 0; }
-svg { max-width: 100%; height: auto; }
+svg, img { max-width: 100%; height: auto; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; font-size: .84rem; color: var(--soft); }
 dt { font-weight: 600; } dd { margin: 0; }
 """
@@ -80,13 +83,14 @@ PAGE = """<!doctype html>
 """
 
 
-def page(title: str, table: Sequence[Row], plots: dict[str, str]) -> str:
+def page(title: str, table: Sequence[Row], plots: Mapping[str, str], cycles: Mapping[str, str] | None = None) -> str:
     """The page, UTF-8 text.
 
     Args:
         title: heading.
         table: rows in the order to be shown.
         plots: SVG by the name of the plot, with a transparent background.
+        cycles: SVG of cycle reports by variant, with a white background.
     """
     done, bad = [one for one in table if one["status"] != "failed"], [one for one in table if one["status"] != "ok"]
     facts = [("variants", str(len(table)))] + [
@@ -106,6 +110,7 @@ def page(title: str, table: Sequence[Row], plots: dict[str, str]) -> str:
     for name, drawing in plots.items():
         heading, caption = CAPTIONS[name]
         parts.append(f"<h2>{_text(heading)}</h2><p>{_text(caption)}</p><figure>{_inline(drawing)}</figure>")
+    parts += _cycles([(one, cycles[one["variant"]]) for one in table if one["variant"] in cycles] if cycles else [])
     parts.append(
         "<h2>Columns</h2><dl>" + "".join(f"<dt>{_text(name)}</dt><dd>{_text(what)}</dd>" for name, _, what, _ in COLUMNS if what) + "</dl>"
     )
@@ -120,6 +125,24 @@ def _variants(table: Sequence[Row]) -> str:
         cells = "".join(f"<td{' class=main' if name == 'WER' else ''}>{_text(show(one))}</td>" for name, _, _, show in shown)
         body.append(f"<tr{' class=over' if one['status'] == 'over_budget' else ''}><td>{_id(one)}</td>{cells}</tr>")
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n' + "\n".join(body) + "\n</tbody></table></div>"
+
+
+def _cycles(pictures: Sequence[tuple[Row, str]]) -> list[str]:
+    """The cycle reports as images, as many as there is room for."""
+    parts, room = [], MOST_PICTURES
+    for one, drawing in pictures:
+        data = base64.b64encode(drawing.encode()).decode()
+        room -= len(data)
+        if room < 0:
+            break
+        name = _text(one["variant"])
+        source = f"data:image/svg+xml;base64,{data}"
+        parts.append(f'<details open><summary>{_id(one)}</summary><img alt="Cycles by module of {name}" src="{source}"></details>')
+    if not pictures:
+        return []
+    left = f" {len(pictures) - len(parts)} more lie beside their variants (cycles.svg)." if len(parts) < len(pictures) else ""
+    caption = "Vela's estimate of one window, by module of the model and kind of operator, beside what MACs and weights need at least."
+    return [f"<h2>Where the cycles go</h2><p>{_text(caption + left)}</p>", *parts]
 
 
 def _failures(table: Sequence[Row]) -> str:

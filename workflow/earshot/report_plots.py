@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -14,39 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from earshot.plot_style import COLOURS, INK, RULE, STYLE, WIDTH_IN
 from earshot.report import Row
 
-INK, RULE = "#1f2328", "#9aa0a6"  # text, and lines that only guide
-# Okabe and Ito's, and three of Tol's: told apart by all eyes.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#882255", "#44aa99", "#8877cc")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 FORMS = (("float", "wer_float", "#9aa0a6"), ("quantized", "wer_quantized", "#56b4e9"), ("on the device", "wer", "#0072b2"))
-WIDTH_IN, LINE_IN, CHARACTER_IN = 8.2, 0.19, 0.078  # of a figure, of a line of text, of a character in it
+LINE_IN, CHARACTER_IN = 0.19, 0.078  # of a line of text, of a character in it
 MOST_LEGEND = 24  # entries of a legend
 MOST_BARS = 40  # variants in the plot of the forms: the best ones
-
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text: it takes the page's font, and can be searched
-    "text.parse_math": False,  # a name with $ is a name
-    "font.family": "sans-serif",
-    "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
-    "font.size": 9.5,
-    "axes.facecolor": "none",
-    "axes.edgecolor": RULE,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": RULE,
-    "grid.alpha": 0.35,
-    "grid.linewidth": 0.6,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-}
 
 
 def all_plots(table: Sequence[Row]) -> dict[str, Figure]:
@@ -54,15 +26,6 @@ def all_plots(table: Sequence[Row]) -> dict[str, Figure]:
     done = [one for one in table if one["status"] != "failed"]
     with matplotlib.rc_context(STYLE):
         return {"wer_by_form": wer_by_form(done), "wer_latency": wer_latency(done), "wer_memory": wer_memory(done)}
-
-
-def svg(figure: Figure, name: str, *, background: str = "white") -> str:
-    """The plot as SVG text, the same for the same table; `name` keeps the ids of several plots on one page apart."""
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", facecolor=background, metadata={"Date": None, "Creator": None})
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", stream.getvalue(), flags=re.DOTALL)
-    return text[text.index("<svg") :]
 
 
 def wer_by_form(table: Sequence[Row]) -> Figure:

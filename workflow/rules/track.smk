@@ -29,6 +29,12 @@ rule report:
         wer_by_form=report("results/report/wer_by_form.svg", category="Plots", caption="../report/wer_by_form.rst"),
         wer_latency=report("results/report/wer_latency.svg", category="Plots", caption="../report/wer_latency.rst"),
         wer_memory=report("results/report/wer_memory.svg", category="Plots", caption="../report/wer_memory.rst"),
+        cycles=report(
+            directory("results/report/cycles"),
+            patterns=["{model}/{scheme}/{target}.svg"],
+            category="Cycles",
+            caption="../report/cycles.rst",
+        ),
     log:
         "results/logs/report.log",
     conda:

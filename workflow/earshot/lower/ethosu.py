@@ -18,6 +18,7 @@ from earshot.lower import pte
 from earshot.lower.compiler_log import compiling
 
 FLAGS = ("--verbose-performance",)  # asks for the table of layers too
+NOTES = ("--enable-debug-db",)  # asks for what each layer was made from; changes nothing that is compiled, hence no part of the .pte
 VELA_INI = Path(vela.__file__).resolve().parents[1] / "config_files" / "Arm" / "vela.ini"
 
 
@@ -85,5 +86,5 @@ def compile_graph(tosa: bytes, template: dict[str, Any], target: Target, folder:
         raise ConfigError(f"{folder}: Vela cannot write to a path with a space; set TMPDIR to a folder without one")
     spec = compile_spec(target)
     with compiling(log):
-        content = vela_compile(tosa, list(spec.compiler_flags), intermediate_path=str(folder))
+        content = vela_compile(tosa, [*spec.compiler_flags, *NOTES], intermediate_path=str(folder))
         return pte.complete(template, EthosUBackend.__name__, spec._to_list(), content)

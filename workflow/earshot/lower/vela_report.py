@@ -56,6 +56,39 @@ def npu(summary: Path, per_layer: Path, window_s: float) -> dict:
     }
 
 
+def weight_memory(summary: Path) -> tuple[str, float]:
+    """The memory that holds the weights, by Vela's name, and the bytes that it gives in a cycle of the NPU.
+
+    Raises:
+        ArtifactError: absent or damaged.
+    """
+    try:
+        (row,) = _rows(summary)
+        area = row["weights_storage_area"]
+        bandwidth = float(row[area.lower().replace("-", "_").replace(" ", "_") + "_bandwidth"]) * 2**30  # Vela writes GiB/s
+        rate = bandwidth / float(row["core_clock"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{summary}: not a summary of Vela ({error!r}); run the lower step again") from error
+    return area, rate
+
+
+def check_layers(per_layer: Path, found: list[tuple[str, int]]) -> None:
+    """Compare names and cycles of layers from elsewhere with Vela's table of layers.
+
+    Raises:
+        ArtifactError: the table is damaged, or of another compilation.
+    """
+    try:
+        table = [(row["Name"], int(row["Op Cycles"])) for row in _rows(per_layer)]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ArtifactError(f"{per_layer}: not a table of layers of Vela ({error!r}); run the lower step again") from error
+    if table != found:
+        raise ArtifactError(
+            f"{per_layer}: {len(table)} layers of {sum(cycles for _, cycles in table)} cycles, but Vela's debug database has "
+            f"{len(found)} of {sum(cycles for _, cycles in found)}; run the lower step again"
+        )
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)

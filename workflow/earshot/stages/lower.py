@@ -17,15 +17,15 @@ from typing import Any
 from earshot.config import LowerStage
 from earshot.errors import ArtifactError, ConfigError, LoweringError
 from earshot.files import atomic_dir, read_json, sha256, write_json
-from earshot.lower import bundle, ethosu, golden, pte, tosa, vela_report
+from earshot.lower import bundle, cycle_report, ethosu, golden, module_names, pte, tosa, vela_database, vela_report
 from earshot.model.subsampling import OutputGrid
 from earshot.stages import stage
 
 QUANTIZE_REPORT, PROGRAM = "quantize.json", "quantized.pt2"
 REPORT, PTE, LOG = "lower.json", "model.pte", "vela.log"
 COPIED = (QUANTIZE_REPORT, tosa.FRONT_END, tosa.PIECES)
-OF_GRAPH = (tosa.GRAPH, tosa.REPORT, *golden.FILES)
-FILES = (PTE, *COPIED, *OF_GRAPH, vela_report.SUMMARY, vela_report.PER_LAYER, *bundle.FILES)
+OF_GRAPH = (tosa.GRAPH, tosa.REPORT, module_names.MODULES, *golden.FILES)
+FILES = (PTE, *COPIED, *OF_GRAPH, vela_report.SUMMARY, vela_report.PER_LAYER, *bundle.FILES, *cycle_report.FILES)
 
 
 def check(cfg: LowerStage, report: dict) -> None:
@@ -90,12 +90,13 @@ def ethos_u(cfg: LowerStage, graph: dict, folder: Path, log: Path, window_s: flo
         content = ethosu.compile_graph((folder / tosa.GRAPH).read_bytes(), template, cfg.target, Path(intermediate), log)
         for name, path in vela_report.collect(Path(intermediate)).items():
             shutil.copyfile(path, folder / name)
+        cycles = cycle_report.write(folder, Path(intermediate) / vela_database.DATABASE, cfg.target.accelerator)
     (folder / PTE).write_bytes(content)
     npu = vela_report.npu(folder / vela_report.SUMMARY, folder / vela_report.PER_LAYER, window_s)
     bundle.write(folder, cfg.target, npu, window_s)
     too_large = ethosu.over_budget(cfg.target, npu["sram_kib"])
     verdict = {"status": "over_budget", "reason": too_large} if too_large else {}
-    return {**verdict, "npu": {**npu, "operators_cpu": graph["operators_cpu"]}}
+    return {**verdict, "npu": {**npu, **cycles, "operators_cpu": graph["operators_cpu"]}}
 
 
 @stage("lower")

@@ -15,7 +15,7 @@ from pathlib import Path
 from earshot.config import TosaStage
 from earshot.errors import ConfigError, LoweringError
 from earshot.files import read_json, sha256, write_json
-from earshot.lower import golden, pte, to_tosa
+from earshot.lower import golden, module_names, pte, to_tosa
 from earshot.lower.tosa import FRONT_END, GRAPH, PIECES, PROGRAM_REPORT, REPORT, IntegerGraph
 from earshot.model.subsampling import OutputGrid
 from earshot.quantize import program, schemes
@@ -27,6 +27,8 @@ LOG = "tosa.log"
 def write_graph(lowered: to_tosa.TosaGraph, result: dict, program_dir: Path, folder: Path, window_s: float) -> None:
     """Write the graph, what its targets need of it, and what it computes to `folder`; its digest goes into `result`."""
     (folder / GRAPH).write_bytes(lowered.content)
+    (folder / module_names.TRACE).write_text(lowered.trace)
+    module_names.write(folder / GRAPH, folder / module_names.TRACE)
     result["graph_sha256"] = sha256(folder / GRAPH)
     write_json(folder / pte.TEMPLATE, {"program": lowered.template})
     write_json(folder / REPORT, result)
@@ -44,7 +46,8 @@ def main(cfg: TosaStage) -> None:
     path, grid = out / program.PROGRAM, OutputGrid(report["subsampling_stages"])
     exported = program.read(path)
     program.check_fits(exported, path, report["window_frames"], report["n_mels"], grid, report["outputs"], quantized=True)
-    for name in (REPORT, LOG, GRAPH, pte.TEMPLATE, *golden.FILES):  # nothing of an earlier run may be taken for this one's
+    # Nothing of an earlier run may be taken for this one's.
+    for name in (REPORT, LOG, GRAPH, module_names.MODULES, pte.TEMPLATE, *golden.FILES):
         (out / name).unlink(missing_ok=True)
     operator_set = schemes.operator_set(report["family"])
     result = {"status": "ok", "operator_set": operator_set, "program_sha256": sha256(out / program.PROGRAM)}
@@ -63,7 +66,7 @@ def main(cfg: TosaStage) -> None:
         result.update(**lowered.boundary, operators_cpu=lowered.operators_cpu)
         with tempfile.TemporaryDirectory(prefix=".graph-", dir=out) as temporary:
             write_graph(lowered, result, out, Path(temporary), report["window_s"])
-            for name in (GRAPH, pte.TEMPLATE, *golden.FILES):
+            for name in (GRAPH, module_names.MODULES, pte.TEMPLATE, *golden.FILES):
                 (Path(temporary) / name).replace(out / name)
     write_json(out / REPORT, result)
 

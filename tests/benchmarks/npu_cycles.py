@@ -1,0 +1,265 @@
+"""A trained Conformer as it is and in its NPU form, quantized alike and compiled side by side: cycles, memory, accuracy, lowering time.
+
+    python tests/benchmarks/npu_cycles.py WORK --model results/train/conformer_s-synth --corpus results/corpus/synth
+    python tests/benchmarks/npu_cycles.py WORK --parts
+
+WORK keeps what was made; a step whose outputs are there is not done again. Without --model, a synthetic corpus and random weights are made
+there: they cost the cycles of trained ones, but say nothing of words. --parts compiles each part of a block by itself, both ways. Cycles
+and memory are Vela's estimates for the target; SQNR is that of the integer graph's logits against the float model's, over test utterances.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from earshot.config import CONF_DIR, Calib, Model, Quant, Target, register, typed
+from earshot.corpus.manifest import load_cuts
+from earshot.features import FrontEnd
+from earshot.files import read_json
+from earshot.lower import ethosu, to_tosa, vela_report
+from earshot.lower.tosa import IntegerGraph
+from earshot.model import Conformer, checkpoint
+from earshot.model.attention import relative_positions, relative_shift
+from earshot.model.npu.attention import NpuSelfAttention, attend, shift_two
+from earshot.model.npu.layers import Normalise, NpuConvolution, NpuFeedForward
+from earshot.model.npu.subsampling import NpuSubsampling
+from earshot.quantize import program, schemes
+from earshot.quantize.calibrate import window_features
+from earshot.tokenizer import read_pieces
+
+N_MELS = 80
+FORMS = {"plain": "form.npu_form=false", "npu": "form.npu_form=true"}
+
+
+def stage(name: str, *arguments: str) -> None:
+    """Run a stage as the workflow does; its output goes to stderr."""
+    subprocess.run([sys.executable, "-m", f"earshot.stages.{name}", *arguments], check=True, stdout=sys.stderr)
+
+
+def composed(group: str, choice: str) -> Any:
+    """The values of a file under conf/."""
+    register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        return typed(compose("pipeline", overrides=["~experiment", "+experiment_name=benchmark", f"{group}={choice}"]))
+
+
+def random_model(work: Path, name: str, minutes: float) -> tuple[Path, Path]:
+    """Model and corpus directories: weights as they are before training, and a small synthetic corpus."""
+    corpus, features, tokenizer, model_dir = (work / part for part in ("corpus", "features", "tokenizer", "model"))
+    if not (corpus / "summary.json").exists():
+        lengths = [f"corpus.{split}_minutes={minutes / part:g}" for split, part in (("train", 1), ("dev", 30), ("test", 5))]
+        stage("corpus", *lengths, f"out={corpus}")
+    if not (features / "front_end.json").exists():
+        stage("features", f"corpus_dir={corpus}", f"out={features}")
+    if not (tokenizer / "tokenizer.json").exists():
+        stage("tokenizer", "tokenizer.vocab_size=100", f"corpus_dir={corpus}", f"out={tokenizer}")
+    if not (model_dir / checkpoint.WEIGHTS).exists():
+        config: Model = composed("model", name).model
+        torch.manual_seed(0)
+        pieces = read_pieces(tokenizer / "tokenizer.pieces")
+        network = Conformer(config, FrontEnd.load(features / "front_end.json").n_mels, len(pieces))
+        files = features / "front_end.json", tokenizer / "tokenizer.pieces"
+        checkpoint.save(model_dir, network.state_dict(), {"model": vars(config)}, *files)
+    return model_dir, corpus
+
+
+def compiled(work: Path, model_dir: Path, corpus: Path, args: argparse.Namespace, form: str, target: str) -> dict[str, Any]:
+    """lower.json of a form of the model for a target; its program and integer graph are in WORK/FORM."""
+    folder, out = work / form, work / form / target
+    family = composed("target", target).target.family
+    if not (folder / "quantize.json").exists():
+        stage("quantize", f"quant={args.quant}", f"calib={args.calib}", f"window={args.window}", FORMS[form], f"family={family}",
+              f"model_dir={model_dir}", f"corpus_dir={corpus}", f"out={folder}")  # fmt: skip
+    if not (folder / "graph.json").exists():
+        stage("tosa", f"program_dir={folder}")
+    if not (out / "lower.json").exists():
+        stage("lower", f"target={target}", f"program_dir={folder}", f"out={out}")
+    return read_json(out / "lower.json")
+
+
+def accuracy(work: Path, corpus: Path, args: argparse.Namespace, form: str) -> dict[str, Any]:
+    """The evaluation of a form: its quantized program, and its integer graph on `--utterances` of the test split."""
+    out = work / form / "evaluation.json"
+    if not out.exists():
+        stage("evaluate", "kind=program", f"window={args.window}", f"evaluation.integer_graph_utterances={args.utterances}",
+              f"subject={work / form}", f"corpus_dir={corpus}", f"out={out}")  # fmt: skip
+    return read_json(out)["accuracy"]
+
+
+def sqnr_db(folder: Path, model_dir: Path, corpus: Path, count: int) -> float:
+    """Signal to quantization noise of the integer graph's logits against the float model's, over the starts of `count` test utterances."""
+    graph, recognizer = IntegerGraph(folder), checkpoint.load(model_dir)
+    signal = noise = 0.0
+    for _, cut in zip(range(count), load_cuts(corpus / "test.cuts.jsonl.gz"), strict=False):
+        x = window_features(cut.recording.sources[0].source, recognizer.front_end, graph.window_frames)
+        with torch.inference_mode():
+            wanted = recognizer.model(x)[0]
+        signal, noise = signal + wanted.square().sum().item(), noise + (wanted - graph(x[0])).square().sum().item()
+    return round(10 * torch.tensor(signal / noise).log10().item(), 2)
+
+
+# ---------------------------------------------------------------- parts
+
+
+class Part(nn.Module):
+    """A part of a network by itself, of [1, T, D]; where it is `channels_first`, it gives and mostly takes [1, D, 1, T]."""
+
+    def __init__(self, part: Callable, *extra: torch.Tensor | None, channels_first: bool = False) -> None:
+        super().__init__()
+        self.part, self.channels_first, self.extras = part, channels_first, len(extra)
+        for i, value in enumerate(extra):
+            self.register_buffer(f"extra{i}", value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.channels_first and x.shape[2] != N_MELS:  # the features are no stream
+            x = x.transpose(1, 2).unsqueeze(2)
+        y = self.part(x, *(getattr(self, f"extra{i}") for i in range(self.extras)))
+        return y.squeeze(2).transpose(1, 2) if self.channels_first else y
+
+
+class ShiftedScores(nn.Module):
+    """Scores by distance of two heads, each a convolution of the stream, and how they are shifted."""
+
+    def __init__(self, dim: int, columns: int, shift: Callable) -> None:
+        super().__init__()
+        self.heads, self.shift = nn.ModuleList(nn.Conv2d(dim, columns, 1) for _ in range(2)), shift
+
+    def forward(self, x_btd: torch.Tensor) -> torch.Tensor:
+        x = x_btd.transpose(1, 2).unsqueeze(2)
+        return torch.cat(self.shift(*(head(x) for head in self.heads)), dim=-1)
+
+
+def shift_each(*heads: torch.Tensor) -> list[torch.Tensor]:
+    return [relative_shift(head.permute(0, 2, 3, 1))[:, 0] for head in heads]
+
+
+def softmax_first(x: torch.Tensor) -> torch.Tensor:
+    return torch.matmul(torch.softmax(torch.matmul(x, x.transpose(1, 2)), dim=-1), x)
+
+
+def softmax_last(x: torch.Tensor) -> torch.Tensor:
+    return attend(torch.matmul(x, x.transpose(1, 2)), x)
+
+
+def parts(config: Model, window_frames: int) -> dict[str, tuple[tuple[int, int, int], nn.Module, nn.Module]]:
+    """For each part the shape of its input, the part as the model has it, and as the NPU form has it."""
+    model = Conformer(config, N_MELS, 129).eval()
+    block, frames, dim = model.blocks[0], model.output_lengths(window_frames), config.dim
+    positions_rd = relative_positions(frames, dim)
+    stream, attention = (1, frames, dim), block.self_attention
+    subsampling = NpuSubsampling(model.subsampling, window_frames, N_MELS, 1)
+    return {
+        "subsampling": ((1, window_frames, N_MELS), Part(model.subsampling), Part(subsampling, channels_first=True)),
+        "layer norm": (stream, Part(nn.LayerNorm(dim)), Part(Normalise(nn.LayerNorm(dim)), channels_first=True)),
+        "feed-forward": (stream, Part(block.feed_forward1), Part(NpuFeedForward(block.feed_forward1), channels_first=True)),
+        "convolution module": (stream, Part(block.convolution, None, None), Part(NpuConvolution(block.convolution), channels_first=True)),
+        "self-attention": (
+            stream,
+            Part(attention, positions_rd, None),
+            Part(NpuSelfAttention(attention, positions_rd, frames), channels_first=True),
+        ),
+        "softmax of a head": ((1, frames, dim // config.heads), Part(softmax_first), Part(softmax_last)),
+        "relative shift of two heads": (
+            stream,
+            ShiftedScores(dim, 2 * frames - 1, shift_each),
+            ShiftedScores(dim, 2 * frames + 1, shift_two),
+        ),
+    }
+
+
+def part_cycles(network: nn.Module, shape: tuple[int, int, int], target: Target, log: Path) -> int:
+    """Cycles of a network by itself, int8 per channel, calibrated on noise."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    exported = torch.export.export(network.eval().requires_grad_(False), (x,), strict=True)
+    quantizer = schemes.quantizer(Quant(scheme="int8_pc"), Calib(observer="minmax"), target.family)
+    exported = program.reexport(program.quantize(exported, quantizer, [x]), shape[1], shape[2])
+    graph = to_tosa.lower(exported, ethosu.operator_set(target), log)
+    with tempfile.TemporaryDirectory() as folder:
+        ethosu.compile_graph(graph.content, graph.template, target, Path(folder), log)
+        found = vela_report.collect(Path(folder))
+        return vela_report.npu(found[vela_report.SUMMARY], found[vela_report.PER_LAYER], 1.0)["cycles"]
+
+
+def compare_parts(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Cycles of each part, as the model has it and in the NPU form."""
+    config, target, window = (
+        composed("model", args.random).model,
+        composed("target", args.target).target,
+        composed("window", args.window).window,
+    )
+    table = {}
+    for name, (shape, plain, npu) in parts(config, round(window.seconds * 100)).items():
+        cycles = [part_cycles(network, shape, target, args.work / "parts.log") for network in (plain, npu)]
+        table[name] = dict(zip(("plain_cycles", "npu_cycles"), cycles, strict=True)) | {"ratio": round(cycles[0] / cycles[1], 2)}
+        print(f"{name:30} {cycles[0]:>12,} {cycles[1]:>12,} {table[name]['ratio']:>8}", file=sys.stderr, flush=True)
+    return table
+
+
+# ---------------------------------------------------------------- whole models
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """The whole model in both forms."""
+    model_dir, corpus = (args.model, args.corpus) if args.model else random_model(args.work, args.random, args.minutes)
+    result: dict[str, Any] = {"model": str(args.model or f"{args.random}, random weights"), "window": args.window, "target": args.target}
+    for form in FORMS:
+        lowered = compiled(args.work, model_dir, corpus, args, form, args.target)
+        if lowered["status"] != "ok":
+            raise SystemExit(f"{form}: {lowered['reason']}")
+        npu = lowered["npu"]
+        result |= {f"{form}_cycles": npu["cycles"], f"{form}_latency_ms": round(npu["latency_ms"], 2)}
+        result |= {f"{form}_sram_kib": npu["sram_kib"], f"{form}_flash_kib": npu["flash_kib"], f"{form}_lowering_s": lowered["lowering_s"]}
+        result |= {f"{form}_operators_cpu": npu["operators_cpu"], f"{form}_operators": sum(npu["operators_npu"].values())}
+        result[f"sqnr_db_{form}"] = sqnr_db(args.work / form, model_dir, corpus, args.sqnr_utterances)
+        if args.model and args.utterances:
+            for kind, of_kind in accuracy(args.work, corpus, args, form).items():
+                result |= {f"wer_{kind}_{form}": of_kind["wer"], f"wer_ci95_{kind}_{form}": of_kind["wer_ci95"]}
+        for target in args.also if form == "npu" else ():
+            other = compiled(args.work, model_dir, corpus, args, form, target)
+            result[target] = (
+                {key: other["npu"][key] for key in ("cycles", "latency_ms", "sram_kib", "clock_hz")} if "npu" in other else other["reason"]
+            )
+        print(json.dumps(result, indent=2), file=sys.stderr, flush=True)
+    result |= {"ratio": round(result["plain_cycles"] / result["npu_cycles"], 2), "sram_kib": result["npu_sram_kib"]}
+    return result | {
+        "lowering_s": result["npu_lowering_s"],
+        "mac_floor_cycles": read_json(args.work / "npu" / args.target / "lower.json")["npu"]["mac_floor_cycles"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for everything that is made")
+    parser.add_argument("--model", type=Path, help="model directory of the train step; with --corpus")
+    parser.add_argument("--corpus", type=Path, help="directory of the corpus step")
+    parser.add_argument("--random", default="conformer_s", help="without --model: a file of conf/model, weights as before training")
+    parser.add_argument("--minutes", type=float, default=5.0, help="without --model: of the synthetic corpus")
+    for group, choice in (("quant", "int8_pc"), ("calib", "hist64"), ("window", "10s"), ("target", "u85_256")):
+        parser.add_argument(f"--{group}", default=choice, help=f"a file of conf/{group}")
+    parser.add_argument("--also", nargs="*", default=[], metavar="TARGET", help="further targets of the same family, for the NPU form")
+    parser.add_argument("--utterances", type=int, default=32, help="for the WER of the integer graph, with --model; 0: no WER")
+    parser.add_argument("--sqnr-utterances", type=int, default=4)
+    parser.add_argument("--parts", action="store_true", help="the parts of a block by themselves instead of the whole model")
+    parser.add_argument("--quick", action="store_true", help="conformer_xs with random weights and a window of 4 s")
+    args = parser.parse_args()
+    if bool(args.model) != bool(args.corpus):
+        parser.error("--model and --corpus belong together")
+    if args.quick:
+        args.model, args.corpus, args.random, args.window = None, None, "conformer_xs", "4s"
+    args.work.mkdir(parents=True, exist_ok=True)
+    print(json.dumps({"parts": compare_parts(args)} if args.parts else compare(args)))
+
+
+if __name__ == "__main__":
+    main()

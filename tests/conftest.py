@@ -13,6 +13,12 @@ from earshot.config import Features
 from earshot.features import FrontEnd
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share an expensive fixture run in one of the processes: those of a file, and all that look at the tiny workflow."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("dag" if item.path.parent.name == "dag" else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def front_end() -> FrontEnd:
     """A front end whose statistics are no round numbers."""

@@ -235,7 +235,7 @@ def test_two_processes_make_the_store_at_once(tmp_path):
         and "compare-runs" in out
     )
     assert len(runs(Tracking(uri=f"sqlite:///{tmp_path}/new/mlflow.db"))) == 1 + len(VARIANTS)
-    assert {path.name for path in tmp_path.iterdir()} == {"new", "train", "variants"}, "nothing is left in the working directory"
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "programs", "train", "variants"}, "nothing else is left"
 
 
 def test_a_server(tmp_path, empty_store):

@@ -16,7 +16,7 @@ from earshot.features import FrontEnd
 from earshot.files import atomic, read_json
 from earshot.model import Conformer
 from earshot.model.subsampling import OutputGrid
-from earshot.quantize.tracing import lean_tracing, quiet
+from earshot.quantize.tracing import lean_tracing, quiet, remembered_hints
 from earshot.tokenizer import read_pieces
 
 PROGRAM, REPORT, FRONT_END, PIECES = "quantized.pt2", "quantize.json", "front_end.json", "tokenizer.pieces"
@@ -91,7 +91,7 @@ def read(path: str | Path) -> ExportedProgram:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; run the quantize step, or correct the path")
     try:
-        with quiet():
+        with quiet(), remembered_hints():
             return torch.export.load(path)
     except Exception as error:  # whatever the archive and tensor readers find wrong with the bytes
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import typing
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -39,6 +40,24 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def remembered_hints() -> Iterator[None]:
+    """Evaluate the annotations of a class once: reading a program asks for those of some forty classes tens of thousands of times."""
+    evaluate, known = typing.get_type_hints, {}
+
+    def remembered(of: Any, globalns: dict | None = None, localns: dict | None = None, include_extras: bool = False) -> dict:
+        key = (of, id(globalns), id(localns), include_extras)
+        if key not in known:
+            known[key] = evaluate(of, globalns, localns, include_extras), globalns, localns  # kept, so that an id stays theirs
+        return known[key][0]
+
+    typing.get_type_hints = remembered
+    try:
+        yield
+    finally:
+        typing.get_type_hints = evaluate
 
 
 @contextlib.contextmanager

@@ -22,46 +22,42 @@ KNOWN = (
 
 
 class NpuBlock(nn.Module):
-    """A block of the stream [1, D, 1, T]. `after`: what follows the normalisation at its end, a map over the channels."""
+    """A block of the stream [1, D, 1, T]. The last one ends with its normalisation: its gamma and beta are in the output layer."""
 
-    def __init__(self, plain: ConformerBlock, positions_rd: torch.Tensor | None, frames: int, after: Affine) -> None:
+    def __init__(self, plain: ConformerBlock, positions_rd: torch.Tensor | None, frames: int, last: bool) -> None:
         super().__init__()
         self.feed_forward1 = NpuFeedForward(plain.feed_forward1)
         self.self_attention = NpuSelfAttention(plain.self_attention, positions_rd, frames)
         self.convolution = NpuConvolution(plain.convolution)
         self.feed_forward2 = NpuFeedForward(plain.feed_forward2)
         self.norm = Normalise(plain.norm)
-        self.after = pointwise(after)
+        self.gain = pointwise(gain(plain.norm).centred()) if not last else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.feed_forward1(x)
         x = x + self.self_attention(x)
         x = x + self.convolution(x)
         x = x + self.feed_forward2(x)
-        return self.after(self.norm(x))
+        return self.gain(self.norm(x))
 
 
 class NpuConformer(nn.Module):
-    """Features [1, window_frames, n_mels] to logits [1, T', V].
-
-    Gamma and beta of the last norm of a block make up a convolution of their own, centred as all that writes to the stream; those of the
-    last block are in the output layer.
-    """
+    """Features [1, window_frames, n_mels] to logits [1, T', V]."""
 
     def __init__(self, plain: Conformer, window_frames: int, n_mels: int, chunks: int) -> None:
         super().__init__()
         self.subsampling = subsampling.NpuSubsampling(plain.subsampling, window_frames, n_mels, chunks)
         frames = plain.output_lengths(window_frames)
         positions_rd = plain.position_table(frames)
-        afters = [gain(block.norm).centred() for block in plain.blocks[:-1]]
-        afters.append(Affine.of(plain.output).after_norm(plain.blocks[-1].norm))
-        self.blocks = nn.ModuleList(NpuBlock(block, positions_rd, frames, after) for block, after in zip(plain.blocks, afters, strict=True))
+        last = plain.blocks[-1]
+        self.blocks = nn.ModuleList(NpuBlock(block, positions_rd, frames, block is last) for block in plain.blocks)
+        self.output = pointwise(Affine.of(plain.output).after_norm(last.norm))
 
     def forward(self, x_btf: torch.Tensor) -> torch.Tensor:
         x = self.subsampling(x_btf)
         for block in self.blocks:
             x = block(x)
-        return x.squeeze(2).transpose(1, 2)
+        return self.output(x).squeeze(2).transpose(1, 2)
 
 
 def to_npu(model: Conformer, window_frames: int, n_mels: int, sram_kib: int, chunks: int | None = None, table: bool = True) -> nn.Module:

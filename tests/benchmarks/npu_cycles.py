@@ -39,7 +39,7 @@ from earshot.quantize.calibrate import window_features
 from earshot.tokenizer import read_pieces
 
 N_MELS = 80
-FORMS = {"plain": "form.npu_form=false", "npu": "form.npu_form=true"}
+FORMS = {"npu": "form.npu_form=true", "plain": "form.npu_form=false"}
 
 
 def stage(name: str, *arguments: str) -> None:

@@ -117,8 +117,3 @@ def gpus(wildcards):
     """GPUs of the training: none where it is to run on the CPU or takes what there is."""
     train = owner(wildcards).config["train"]
     return train["devices"] if train["accelerator"] == "gpu" else 0
-
-
-def evaluation_threads(wildcards):
-    """A host program is timed: no other job may run beside it."""
-    return workflow.cores or 1 if owner(wildcards).family == "host" else 1

@@ -62,6 +62,7 @@ rule evaluate_variant:
         "results/benchmarks/evaluate_variant/{model}/{scheme}/{target}.tsv"
     conda:
         "../../envs/python.yaml"
+    threads: workflow.cores or 1  # it is timed: no other job may run beside it
     resources:
         mem_mb=3000,
     params:

@@ -90,8 +90,9 @@ def import_arguments(wildcards):
 
 def lowered_from(wildcards):
     """What a variant is compiled from: the quantized program on the host, its TOSA graph for an NPU."""
-    name = "quantized.pt2" if owner(wildcards).family == "host" else "graph.json"
-    return of_variant("results/programs/{model}/{scheme}/{family}/" + name)(wildcards)
+    family = owner(wildcards).family
+    folder = Path("results/programs", wildcards.model, wildcards.scheme, family)
+    return str(folder / ("quantized.pt2" if family == "host" else "graph.json"))
 
 
 def integer_graph(wildcards):

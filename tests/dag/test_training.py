@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from earshot.data import Utterances, batches
 from earshot.model import checkpoint
+from earshot.tokenizer import Tokenizer
+from earshot.train import CtcTraining
 
 
 @pytest.fixture
@@ -76,6 +79,20 @@ def test_fine_tuning_starts_from_the_other_weights(train, tmp_path, finished):
     after, _ = checkpoint.read_weights(tmp_path / "model" / "model.safetensors")
     name = "blocks.0.feed_forward1.widen.weight"
     assert (before[name] - after[name]).abs().max() < 1e-6, output
+
+
+def test_the_first_blocks_learn_to_write_too(train, tmp_path, finished):
+    """With train.intermediate_ctc, what the output layer makes of the first block alone is nearer to the words than without."""
+    (features,) = finished.glob("results/features/*/*/dev.cuts.jsonl.gz")
+    (tokenizer,) = finished.glob("results/tokenizer/*/tokenizer.model")
+    losses = []
+    for part in (0.0, 0.9):
+        output, _ = train("train.epochs=2", "model.layers=2", "train.ema_decay=0", f"train.intermediate_ctc={part}").communicate()
+        recognizer = checkpoint.load(tmp_path / "model")
+        (batch, *_) = batches(features, Utterances(recognizer.front_end, Tokenizer(tokenizer)), 100.0, 2, 0, False)
+        (logits_btv,) = recognizer.model.logits_after([1], batch.features_btf, batch.lengths_b)
+        losses.append(CtcTraining.loss(logits_btv, recognizer.model.output_lengths(batch.lengths_b), batch).mean().item())
+    assert losses[1] < losses[0], output
 
 
 def test_weights_of_another_shape_are_refused(train, finished):

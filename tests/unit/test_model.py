@@ -181,3 +181,10 @@ def test_weights_of_another_model_are_named(model_dir):
     weights, _ = checkpoint.read_weights(model_dir / "model.safetensors")
     with pytest.raises(ArtifactError, match=r"another model.*expected \(24"):
         checkpoint.load_weights(other, weights, model_dir)
+
+
+def test_the_logits_after_all_blocks_are_the_model_s(model):
+    x, lengths = torch.randn(2, 100, 80), torch.tensor([100, 60])
+    first, last = model.logits_after([1, 2], x, lengths)
+    assert torch.equal(last, model(x, lengths))
+    assert first.shape == last.shape and not torch.allclose(first, last)

@@ -190,6 +190,7 @@ class Train(Checked):
     time_mask_fraction: float = bounded(0.05, ge=0.0, le=1.0)  # longest mask, as a part of the utterance
     silence_p: float = bounded(0.5, ge=0.0, le=1.0)  # part of the batches whose padding is heard as silence, as a fixed window does
     silence_max_s: float = bounded(3.0, ge=0.0)  # longest silence that such a batch is lengthened by
+    intermediate_ctc: float = bounded(0.0, ge=0.0, lt=1.0)  # part of the loss that is that of a quarter, half, three quarters of the blocks
     ema_decay: float = bounded(0.999, ge=0.0, lt=1.0)  # the weights that are kept are an exponential moving average over the steps
     patience_epochs: int | None = None  # stop when the dev loss has not fallen for so long; null: never
     seed: int = bounded(0, ge=0)

@@ -61,12 +61,14 @@ class CtcTraining(lightning.LightningModule):
         hear_padding = random.random() < self.config.silence_p
         if hear_padding:
             features = with_silence(features, self.config, self.dataset.front_end)
-        logits_btv = self.model(spec_augment(features, self.config), lengths, hear_padding)
+        blocks, part = len(self.model.blocks), self.config.intermediate_ctc
+        depths = [*intermediate_depths(blocks), blocks] if part else [blocks]
+        logits = self.model.logits_after(depths, spec_augment(features, self.config), lengths, hear_padding)
         # The loss ends with the speech: else the network learns to write the last words late, into a silence that recognition leaves out.
-        loss = self.loss(logits_btv, self.model.output_lengths(lengths), batch).mean()
+        *losses, loss = [self.loss(logits_btv, self.model.output_lengths(lengths), batch).mean() for logits_btv in logits]
         self.sums["loss"] += float(loss.detach()) * len(batch.ids)
         self.sums["utterances"] += len(batch.ids)
-        return loss
+        return (1 - part) * loss + part * sum(losses) / len(losses) if losses else loss
 
     def on_validation_epoch_start(self) -> None:
         self.hypotheses = []
@@ -91,6 +93,14 @@ class CtcTraining(lightning.LightningModule):
             log_probs, batch.targets, lengths_b, batch.target_lengths_b, blank=BLANK_ID, reduction="none", zero_infinity=True
         )
         return losses / batch.target_lengths_b.clamp_min(1)
+
+
+def intermediate_depths(blocks: int) -> list[int]:
+    """After how many blocks a deep network is asked for the words already, through the same output layer (Lee and Watanabe, 2021).
+
+    CTC alone first learns to write blanks only, the longer the deeper the network; its first blocks leave that sooner.
+    """
+    return sorted({blocks * quarter // 4 for quarter in (1, 2, 3)} - {0})
 
 
 def schedule(epochs: float, config: Train) -> float:

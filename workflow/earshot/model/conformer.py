@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 import torch
 from torch import nn
@@ -151,6 +152,12 @@ class Conformer(nn.Module):
         return self.grid.output_frames(frames)
 
     def forward(self, x_btf: torch.Tensor, lengths_b: torch.Tensor | None = None, hear_padding: bool = False) -> torch.Tensor:
+        return self.logits_after([len(self.blocks)], x_btf, lengths_b, hear_padding)[0]
+
+    def logits_after(
+        self, depths: Collection[int], x_btf: torch.Tensor, lengths_b: torch.Tensor | None = None, hear_padding: bool = False
+    ) -> list[torch.Tensor]:
+        """What the output layer makes of the result of the first n blocks, for each n of `depths`, the smallest first."""
         x_btd = self.dropout(self.subsampling(x_btf))
         frames = x_btd.shape[1]
         speech_bt = None
@@ -160,9 +167,12 @@ class Conformer(nn.Module):
         if valid_bt is not None and self.positions == "absolute":
             raise ConfigError("model.positions=absolute: for imported weights only, which know no padding; train with relative")
         positions_rd = self._positions(frames, x_btd.device)
-        for block in self.blocks:
+        found = []
+        for depth, block in enumerate(self.blocks, start=1):
             x_btd = block(x_btd, positions_rd, valid_bt, speech_bt)
-        return self.output(x_btd)
+            if depth in depths:
+                found.append(self.output(x_btd))
+        return found
 
     def position_table(self, frames: int) -> torch.Tensor | None:
         """What the attention of `frames` output frames takes as positions: [2 * frames - 1, dim], absolute [frames, dim], or nothing."""

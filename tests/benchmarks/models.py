@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from earshot.files import atomic, read_json, sha256
-from earshot.report_plots import COLOURS, STYLE, svg
+from earshot.plot_style import COLOURS, STYLE, svg
 
 PANELS = (("npu_cycles", 1e6, "cycles of a window, millions"), ("sram_kib", 1024, "SRAM, MiB"), ("parameters", 1e6, "parameters, millions"))
 

@@ -100,6 +100,14 @@ def integer_graph(wildcards):
     return [] if wildcards.family == "host" else f"results/programs/{wildcards.model}/{wildcards.scheme}/{wildcards.family}/graph.json"
 
 
+def program_evaluation(wildcards):
+    """The evaluation of a quantized program, or nothing: a float program says what the model says."""
+    variant = owner(wildcards)
+    return (
+        f"results/programs/{variant.model}/{variant.scheme}/{variant.family}/evaluation.json" if variant.config["quant"]["quantize"] else []
+    )
+
+
 def host_evaluation(wildcards):
     """The evaluation of a host variant, or nothing: an NPU's integer graph is evaluated with its program, once for all targets."""
     return (

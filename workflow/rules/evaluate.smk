@@ -84,7 +84,7 @@ rule metrics:
     input:
         lower="results/variants/{model}/{scheme}/{target}/lower.json",
         float=of_variant("results/train/{model}/evaluation/{window}.json"),
-        program=of_variant("results/programs/{model}/{scheme}/{family}/evaluation.json"),
+        program=program_evaluation,
         variant=host_evaluation,
     output:
         report(

@@ -60,8 +60,8 @@ def quantize(exported: ExportedProgram, quantizer: Quantizer, inputs: Iterable[t
 
 def reexport(converted: torch.fx.GraphModule, window_frames: int, n_mels: int) -> ExportedProgram:
     """A converted graph as a program that can be saved and lowered."""
-    with quiet(), lean_tracing(compiles=True):
-        return torch.export.export(converted, (torch.zeros(1, window_frames, n_mels),), strict=True)
+    with quiet(), lean_tracing(compiles=True):  # a graph already: nothing of Python is left to analyse, as the strict export would
+        return torch.export.export(converted, (torch.zeros(1, window_frames, n_mels),), strict=False)
 
 
 def save(exported: ExportedProgram, path: str | Path) -> None:

@@ -138,7 +138,7 @@ class Tokenizer(Checked):
 class NpuForm(Checked):
     """How a trained model is written down for an NPU: nothing that is trained."""
 
-    npu_form: bool = True  # rewritten exactly for fewest cycles; false: quantized as it was trained
+    npu_form: bool = True  # rewritten exactly for fewest cycles (8-bit activations); false: quantized as it was trained
     npu_sram_kib: int = bounded(2048, ge=1)  # the subsampling is cut into as many pieces of time as this budget asks for
     npu_chunks: int | None = bounded(None, ge=1)  # that number of pieces; null: what the budget asks for
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from earshot.config import TosaStage
-from earshot.errors import ConfigError, LoweringError
+from earshot.errors import ArtifactError, ConfigError, LoweringError
 from earshot.files import read_json, sha256, write_json
 from earshot.lower import golden, module_names, pte, to_tosa
 from earshot.lower.tosa import FRONT_END, GRAPH, PIECES, PROGRAM_REPORT, REPORT, IntegerGraph
@@ -37,6 +37,12 @@ def write_graph(lowered: to_tosa.TosaGraph, result: dict, program_dir: Path, fol
     golden.write(IntegerGraph(folder), folder, window_s)
 
 
+def cost(started: float) -> dict[str, float]:
+    """What the lowering has taken since `started`, for graph.json."""
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"lowering_s": round(time.monotonic() - started, 2), "peak_rss_mib": round(peak_kib / 1024, 1)}
+
+
 @stage("tosa")
 def main(cfg: TosaStage) -> None:
     out = Path(cfg.program_dir)
@@ -50,24 +56,19 @@ def main(cfg: TosaStage) -> None:
     for name in (REPORT, LOG, GRAPH, module_names.MODULES, pte.TEMPLATE, *golden.FILES):
         (out / name).unlink(missing_ok=True)
     operator_set = schemes.operator_set(report["family"])
-    result = {"status": "ok", "operator_set": operator_set, "program_sha256": sha256(out / program.PROGRAM)}
+    head = {"operator_set": operator_set, "program_sha256": sha256(out / program.PROGRAM)}
     print(f"lowering {out} to {operator_set} ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     try:
         lowered = to_tosa.lower(exported, operator_set, out / LOG)
-    except LoweringError as error:
-        result.update(status="failed", reason=str(error))
-        print(f"{out}: not lowered: {error}", file=sys.stderr)
-    result.update(
-        lowering_s=round(time.monotonic() - started, 2),
-        peak_rss_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-    )
-    if result["status"] == "ok":
-        result.update(**lowered.boundary, operators_cpu=lowered.operators_cpu)
+        result = {"status": "ok", **head, **cost(started), **lowered.boundary, "operators_cpu": lowered.operators_cpu}
         with tempfile.TemporaryDirectory(prefix=".graph-", dir=out) as temporary:
             write_graph(lowered, result, out, Path(temporary), report["window_s"])
             for name in (GRAPH, module_names.MODULES, pte.TEMPLATE, *golden.FILES):
                 (Path(temporary) / name).replace(out / name)
+    except (LoweringError, ArtifactError) as error:  # also where the graph overflows: what it then computes is not defined
+        result = {"status": "failed", "reason": str(error), **head, **cost(started)}
+        print(f"{out}: not lowered: {error}", file=sys.stderr)
     write_json(out / REPORT, result)
 
 

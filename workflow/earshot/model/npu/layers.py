@@ -14,10 +14,8 @@ class Normalise(nn.Module):
 
     The mean over the channels is a convolution whose bias is eps. The square is a table look-up, pow(2): of x * x the compiler makes two
     32-bit rescales. The table is looked up on the way out of a convolution, even one that changes nothing, in half of the time of a look-up
-    of its own. Activations of 16 bits have no such table; there, `table` is False.
+    of its own.
     """
-
-    table = True
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
@@ -25,8 +23,7 @@ class Normalise(nn.Module):
         self.variance = mean(width(norm), norm.eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        square = self.same(x).pow(2) if self.table else x * x
-        return x * torch.rsqrt(self.variance(square))
+        return x * torch.rsqrt(self.variance(self.same(x).pow(2)))
 
 
 class NpuFeedForward(nn.Module):

@@ -60,13 +60,12 @@ class NpuConformer(nn.Module):
         return self.output(x).squeeze(2).transpose(1, 2)
 
 
-def to_npu(model: Conformer, window_frames: int, n_mels: int, sram_kib: int, chunks: int | None = None, table: bool = True) -> nn.Module:
+def to_npu(model: Conformer, window_frames: int, n_mels: int, sram_kib: int, chunks: int | None = None) -> nn.Module:
     """The NPU form of a trained model for a window: features [1, window_frames, n_mels] to logits [1, T', V], for inference.
 
     Args:
         sram_kib: the subsampling is cut into as many pieces of time as its memory asks for to stay within this budget.
         chunks: that number of pieces, where it is to be another.
-        table: squares are tables, for activations of 8 bits; False: products, for 16 bits.
 
     Raises:
         ArtifactError: the model has a part that no rewrite knows; it is named.
@@ -78,11 +77,7 @@ def to_npu(model: Conformer, window_frames: int, n_mels: int, sram_kib: int, chu
         raise ConfigError(f"a window of {window_frames} frames is too short for one output frame; lengthen window.seconds")
     if chunks is None:
         chunks = chunks_within(model, outputs, n_mels, sram_kib)
-    network = NpuConformer(model, window_frames, n_mels, min(chunks, outputs))
-    for module in network.modules():
-        if isinstance(module, Normalise):
-            module.table = table
-    return network.eval().requires_grad_(False)
+    return NpuConformer(model, window_frames, n_mels, min(chunks, outputs)).eval().requires_grad_(False)
 
 
 def refuse_unknown(model: Conformer) -> None:

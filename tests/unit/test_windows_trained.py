@@ -14,6 +14,7 @@ from earshot.config import SAMPLE_RATE_HZ, Decode, Window
 from earshot.corpus.manifest import read_audio
 from earshot.evaluate import utterances
 from earshot.metrics import accuracy, compare
+from earshot.pipeline import variants
 from earshot.recognizers import open_model
 
 RESULTS = Path(os.environ.get("EARSHOT_RESULTS", Path(__file__).parents[2] / "results"))
@@ -25,7 +26,7 @@ TOLERANCE = 0.002  # of the WER: 0.2 points
 @pytest.mark.skipif(not MANIFEST.exists(), reason=f"no {MANIFEST}: run the demo first")
 def test_windows_cost_a_trained_model_nothing(monkeypatch):
     monkeypatch.chdir(RESULTS.parent)  # the manifest's paths are relative to where the workflow ran
-    window = Window(5.0, 1.5)
+    window = Window(**variants({})[0].config["window"])  # the demo's
     windowed, full = open_model(MODEL, window)
     rows = {"windowed": [], "full": []}
     lengths = []

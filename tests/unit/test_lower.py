@@ -300,7 +300,7 @@ def test_the_cycle_report_adds_up_to_velas_estimate(npu):
     names = list(modules)
     assert [name for name in names if name.startswith("blocks.0.")] == [f"blocks.0.{part}" for part in parts], "as data runs through them"
     assert names[0].startswith("subsampling") and names[-1] == "output"
-    assert 0.5 < figures["cycles_attributed_exactly"] < 1
+    assert 0.9 < figures["cycles_attributed_exactly"] <= 1
     assert 0 < figures["mac_floor_cycles"] / figures["cycles"] <= figures["mac_utilisation"] * 1.01
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from steps import corpus_steps, stage
 from torch import nn
 
 from earshot.config import CONF_DIR, Calib, Model, Quant, Target, register, typed
@@ -42,11 +42,6 @@ N_MELS = 80
 FORMS = {"npu": "form.npu_form=true", "plain": "form.npu_form=false"}
 
 
-def stage(name: str, *arguments: str) -> None:
-    """Run a stage as the workflow does; its output goes to stderr."""
-    subprocess.run([sys.executable, "-m", f"earshot.stages.{name}", *arguments], check=True, stdout=sys.stderr)
-
-
 def composed(group: str, choice: str) -> Any:
     """The values of a file under conf/."""
     register()
@@ -56,14 +51,8 @@ def composed(group: str, choice: str) -> Any:
 
 def random_model(work: Path, name: str, minutes: float) -> tuple[Path, Path]:
     """Model and corpus directories: weights as they are before training, and a small synthetic corpus."""
-    corpus, features, tokenizer, model_dir = (work / part for part in ("corpus", "features", "tokenizer", "model"))
-    if not (corpus / "summary.json").exists():
-        lengths = [f"corpus.{split}_minutes={minutes / part:g}" for split, part in (("train", 1), ("dev", 30), ("test", 5))]
-        stage("corpus", *lengths, f"out={corpus}")
-    if not (features / "front_end.json").exists():
-        stage("features", f"corpus_dir={corpus}", f"out={features}")
-    if not (tokenizer / "tokenizer.json").exists():
-        stage("tokenizer", "tokenizer.vocab_size=100", f"corpus_dir={corpus}", f"out={tokenizer}")
+    corpus, features, tokenizer = corpus_steps(work, minutes, vocab_size=100)
+    model_dir = work / "model"
     if not (model_dir / checkpoint.WEIGHTS).exists():
         config: Model = composed("model", name).model
         torch.manual_seed(0)

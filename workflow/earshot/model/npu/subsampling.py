@@ -43,8 +43,7 @@ def sram_bytes(plain: ConvSubsampling, n_mels: int, outputs: int, chunks: int) -
     """About the memory of the largest step of a chunk: its input and output, the weights of this step and the next, the features."""
     longest = max(end - first for first, end in time_chunks(outputs, chunks))
     grid = plain.grid
-    frames, bins = grid.output_frames(input_span(0, outputs, grid)[1]) * grid.factor, n_mels
-    features = frames * bins
+    features, bins = input_span(0, outputs, grid)[1] * n_mels, n_mels
     lengths = [longest]
     for _ in range(grid.stages):
         lengths.insert(0, 2 * lengths[0] + 1)

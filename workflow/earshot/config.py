@@ -228,6 +228,10 @@ class Quant(Checked):
     families: list[str] = field(default_factory=lambda: ["u85", "u55", "host"])
     from_program: str | None = None  # a quantized .pt2 to start from: no calibration is done
 
+    def takes_npu_form(self, family: str) -> bool:
+        """Whether programs of the scheme may be of the NPU form. With 16-bit activations its square has no table, and integers overflow."""
+        return self.quantize and family != "host" and self.activation_bits == 8 and self.from_program is None
+
 
 @dataclass
 class Calib(Checked):

@@ -165,7 +165,8 @@ def _variant(overrides: list[str]) -> Variant:
     chosen = _as_chosen(tuple(choices.items()))
     differences = {group: _difference(chosen[group], resolved[group]) for group in GROUPS}
     for of_groups in (resolved, differences):
-        of_groups[FORM] = {key: of_groups["model"].pop(key) for key in FORM_KEYS if key in of_groups["model"]}
+        form = {key: of_groups["model"].pop(key) for key in FORM_KEYS if key in of_groups["model"]}
+        of_groups[FORM] = form if config.quant.takes_npu_form(config.target.family) else {}
     names = {group: choices[group] + _suffix(differences[group]) for group in GROUPS}
     defaults = _default_choices()
     if config.imported.checkpoint is None:
@@ -174,8 +175,7 @@ def _variant(overrides: list[str]) -> Variant:
         of_model = ["imported", _imported_name(resolved["imported"]), names["corpus"]]
         of_model += [names["features"]] if names["features"] != defaults["features"] else []
     model = "-".join(of_model)
-    form = _suffix(differences[FORM]) if config.target.family != "host" else ""
-    scheme = "-".join([names["quant"], *([names["calib"]] if config.quant.quantize else []), names["window"]]) + form
+    scheme = "-".join([names["quant"], *([names["calib"]] if config.quant.quantize else []), names["window"]]) + _suffix(differences[FORM])
     return Variant(
         corpus=names["corpus"],
         features=names["features"],

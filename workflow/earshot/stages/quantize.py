@@ -47,14 +47,9 @@ def from_published(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames
     return exported
 
 
-def takes_npu_form(cfg: QuantizeStage) -> bool:
-    """Whether the program is of the NPU form. With activations of 16 bits it is not: the square has no table, and integers overflow."""
-    return cfg.form.npu_form and cfg.family != "host" and cfg.quant.activation_bits == 8 and not cfg.quant.from_program
-
-
 def network(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames: int) -> nn.Module:
     """The form of the model that is exported: rewritten for the NPU, or as it was trained."""
-    if takes_npu_form(cfg):
+    if cfg.form.npu_form and cfg.quant.takes_npu_form(cfg.family):
         return to_npu(recognizer.model, frames, recognizer.front_end.n_mels, cfg.form.npu_sram_kib, cfg.form.npu_chunks)
     return recognizer.model.for_window(frames)
 
@@ -96,7 +91,7 @@ def main(cfg: QuantizeStage) -> None:
             "scheme": cfg.quant.scheme,
             "quantize": cfg.quant.quantize,
             "family": cfg.family,
-            "npu_form": takes_npu_form(cfg),
+            "npu_form": cfg.form.npu_form and cfg.quant.takes_npu_form(cfg.family),
             "from_program": cfg.quant.from_program,
             "window_s": cfg.window.seconds,
             "window_frames": frames,

@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 
 from earshot.config import Features
 from earshot.features import FrontEnd
@@ -17,6 +18,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share an expensive fixture run in one of the processes: those of a file, and all that look at the tiny workflow."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group("dag" if item.path.parent.name == "dag" else item.path.name))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Each test draws the same weights and inputs, whichever tests ran before it in its process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ from earshot.source_digest import source_digest
 from snakemake.exceptions import WorkflowError
 
 # In the rules, `python` is the interpreter that runs Snakemake: it has the package, a shell's own need not. A param would do as well, but then a
-# virtual environment that moved would train all models again.
-shell.prefix(f"set -euo pipefail; export PATH={quote(str(Path(sys.executable).parent))}:$PATH; ")
+# virtual environment that moved would train all models again. Thirty processes import the same libraries: they may keep what Python compiles, which
+# in a new environment takes longer than the imports themselves, also where containers forbid it to keep their images small.
+shell.prefix(f"set -euo pipefail; unset PYTHONDONTWRITEBYTECODE; export PATH={quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 try:
     VARIANTS = variants(config)

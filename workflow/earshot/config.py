@@ -217,20 +217,43 @@ class Imported(Checked):
 
 
 @dataclass
-class Quant(Checked):
-    """How numbers are stored. `families` names the targets' families that can take the scheme."""
+class Precision(Checked):
+    """How numbers are stored: 4 or 8 bits of a weight, 8 or 16 of an activation."""
 
-    scheme: str = MISSING
-    quantize: bool = True
     weight_bits: int = bounded(8, ge=4, le=8)
     activation_bits: int = bounded(8, ge=8, le=16)
     per_channel: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight_bits not in (4, 8) or self.activation_bits not in (8, 16):
+            raise ConfigError(
+                f"{type(self).__name__}.weight_bits={self.weight_bits}, activation_bits={self.activation_bits}: "
+                "choose weights of 4 or 8 bits, activations of 8 or 16 bits"
+            )
+
+
+@dataclass
+class Part(Precision):
+    """The precision of some modules of the exported network."""
+
+    modules: str = MISSING  # a pattern as of file names, for names as quantize.json lists them: blocks.0.*, *.feed_forward?.widen
+
+
+@dataclass
+class Quant(Precision):
+    """A scheme: the precision of the network, and of parts of it. `families` names the targets' families that can take the scheme."""
+
+    scheme: str = MISSING
+    quantize: bool = True
+    parts: list[Part] = field(default_factory=list)  # the first whose pattern fits decides for a module
     families: list[str] = field(default_factory=lambda: ["u85", "u55", "host"])
     from_program: str | None = None  # a quantized .pt2 to start from: no calibration is done
 
     def takes_npu_form(self, family: str) -> bool:
         """Whether programs of the scheme may be of the NPU form. With 16-bit activations its square has no table, and integers overflow."""
-        return self.quantize and family != "host" and self.activation_bits == 8 and self.from_program is None
+        bits = max(precision.activation_bits for precision in (self, *self.parts))
+        return self.quantize and family != "host" and bits == 8 and self.from_program is None
 
 
 @dataclass

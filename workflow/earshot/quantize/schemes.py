@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 
 import torch
 from executorch.backends.arm.ethosu import EthosUCompileSpec
@@ -13,7 +14,7 @@ from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetri
 from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
 from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
-from earshot.config import Calib, Quant
+from earshot.config import Calib, Precision, Quant
 from earshot.errors import ConfigError
 
 OBSERVERS = {"histogram": HistogramObserver, "minmax": MinMaxObserver}
@@ -45,12 +46,7 @@ def check(quant: Quant, family: str) -> None:
             raise ConfigError(
                 f"quant={quant.scheme}: family {family} computes in integers only; choose target=host, or a quant with integers"
             )
-    elif quant.weight_bits not in (4, 8) or quant.activation_bits not in (8, 16):
-        raise ConfigError(
-            f"quant.weight_bits={quant.weight_bits}, quant.activation_bits={quant.activation_bits}: choose weights of 4 or 8 bits, "
-            "activations of 8 or 16 bits"
-        )
-    elif family == "host" and quant.activation_bits == 16:
+    elif family == "host" and any(precision.activation_bits == 16 for precision in (quant, *quant.parts)):
         raise ConfigError(
             f"quant={quant.scheme}: XNNPACK has no 16-bit activations; choose a target of family u85 or u55, or quant.activation_bits=8"
         )
@@ -62,22 +58,54 @@ def _observed(spec: QuantizationSpec, calib: Calib) -> QuantizationSpec:
     return dataclasses.replace(spec, observer_or_fake_quant_ctr=OBSERVERS[calib.observer].with_args(eps=smallest_scale))
 
 
-def quantizer(quant: Quant, calib: Calib, family: str) -> Quantizer:
-    """The quantizer of `family` set to the scheme `quant`, activations observed as `calib` says."""
-    weight_max = 2 ** (quant.weight_bits - 1) - 1
+def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.GraphModule) -> Quantizer:
+    """The quantizer of `family` set to the scheme `quant` for an exported network, activations observed as `calib` says.
+
+    Raises:
+        ConfigError: no module of the network has a name that a part of the scheme asks for.
+    """
+    made = XNNPACKQuantizer() if family == "host" else EthosUQuantizer(EthosUCompileSpec(**_REPRESENTATIVES[family]))
+    made.set_global(_backend_config(quant, calib, family))
+    left = module_names(graph_module)
+    for part in quant.parts:
+        chosen = [name for name in left if fnmatch.fnmatchcase(name, part.modules)]
+        if not chosen:
+            known = ", ".join(by_module(graph_module))
+            raise ConfigError(f"quant.parts: {part.modules}: no module has such a name, or an earlier part has it; layers are {known}")
+        config = _backend_config(part, calib, family)
+        for name in chosen:  # the quantizers go by the order in which names were set, too: what a part within another says comes first
+            made.set_module_name(left.pop(name), config)
+    return made
+
+
+def _backend_config(precision: Precision, calib: Calib, family: str):
+    """A precision as the quantizer of `family` wants it said."""
+    weight_max = 2 ** (precision.weight_bits - 1) - 1
     if family == "host":
-        config = xnnpack_int8(is_per_channel=quant.per_channel, weight_qmin=-weight_max, weight_qmax=weight_max)
-    elif quant.activation_bits == 16:
-        config = get_symmetric_a16w8_quantization_config(is_per_channel=quant.per_channel)
+        config = xnnpack_int8(is_per_channel=precision.per_channel, weight_qmin=-weight_max, weight_qmax=weight_max)
+    elif precision.activation_bits == 16:
+        config = get_symmetric_a16w8_quantization_config(is_per_channel=precision.per_channel)
         weight = dataclasses.replace(config.weight, quant_min=-weight_max, quant_max=weight_max)
         config = dataclasses.replace(config, weight=weight)
     else:
-        config = arm_int8(is_per_channel=quant.per_channel, weight_qmin=-weight_max, weight_qmax=weight_max)
+        config = arm_int8(is_per_channel=precision.per_channel, weight_qmin=-weight_max, weight_qmax=weight_max)
     activation = _observed(config.input_activation, calib)
-    config = dataclasses.replace(config, input_activation=activation, output_activation=activation)
-    if family == "host":
-        return XNNPACKQuantizer().set_global(config)
-    return EthosUQuantizer(EthosUCompileSpec(**_REPRESENTATIVES[family])).set_global(config)
+    return dataclasses.replace(config, input_activation=activation, output_activation=activation)
+
+
+def module_names(graph_module: torch.fx.GraphModule) -> dict[str, str]:
+    """The modules of an exported network by name, as {name: what the quantizers call it}, in the order of their operators."""
+    found: dict[str, str] = {}
+    for node in graph_module.graph.nodes:
+        for path, _ in node.meta.get("nn_module_stack", {}).values():
+            if name := _name(path):
+                found.setdefault(name, path.removeprefix("L['self']."))
+    return found
+
+
+def _name(path: str) -> str:
+    """The name of a module, of its path in a stack of modules."""
+    return path.removeprefix("L['self']").removeprefix(".").replace("slice(None, None, None)", "")
 
 
 def by_module(graph_module: torch.fx.GraphModule) -> dict[str, dict[str, str]]:
@@ -88,8 +116,7 @@ def by_module(graph_module: torch.fx.GraphModule) -> dict[str, dict[str, str]]:
         if node.op != "call_function" or getattr(node.target, "_opname", "") not in layers or not node.meta.get("nn_module_stack"):
             continue
         module, _ = list(node.meta["nn_module_stack"].values())[-1]
-        name = module.removeprefix("L['self'].").replace("slice(None, None, None)", "")
-        found[name] = {"weight": _stored(node.args[1]), "activation": _stored(node.args[0])}
+        found[_name(module)] = {"weight": _stored(node.args[1]), "activation": _stored(node.args[0])}
     return found
 
 

@@ -69,9 +69,10 @@ def main(cfg: QuantizeStage) -> None:
         exported = program.export(network(cfg, recognizer, frames), recognizer.model, frames, n_mels)
         modules = schemes.by_module(exported.graph_module)
         if cfg.quant.quantize:
+            quantizer = schemes.quantizer(cfg.quant, cfg.calib, cfg.family, exported.graph_module)
             bar = tqdm(chosen, desc="calibration", unit="utterance", disable=None)
             inputs = calibrate.inputs(bar, recognizer.front_end, frames)
-            converted = program.quantize(exported, schemes.quantizer(cfg.quant, cfg.calib, cfg.family), inputs)
+            converted = program.quantize(exported, quantizer, inputs)
             modules = schemes.by_module(converted)
             exported = program.reexport(converted, frames, n_mels)
             calibration = {

@@ -171,7 +171,7 @@ def part_cycles(network: nn.Module, shape: tuple[int, int, int], target: Target,
     """Cycles of a network by itself, int8 per channel, calibrated on noise."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     exported = torch.export.export(network.eval().requires_grad_(False), (x,), strict=True)
-    quantizer = schemes.quantizer(Quant(scheme="int8_pc"), Calib(observer="minmax"), target.family)
+    quantizer = schemes.quantizer(Quant(scheme="int8_pc"), Calib(observer="minmax"), target.family, exported.graph_module)
     exported = program.reexport(program.quantize(exported, quantizer, [x]), shape[1], shape[2])
     graph = to_tosa.lower(exported, ethosu.operator_set(target), log)
     with tempfile.TemporaryDirectory() as folder:

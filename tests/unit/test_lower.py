@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from stage_command import fails, run
 from tiny_recognizer import PIECES, noise, write_corpus, write_model
 
-from earshot.config import CONF_DIR, Calib, Quant, typed
+from earshot.config import CONF_DIR, Calib, Part, Quant, typed
 from earshot.errors import ArtifactError
 from earshot.files import sha256
 from earshot.lower import cycle_report, ethosu
@@ -149,7 +149,7 @@ def write_small(folder, out, quant: Quant, family: str):
     """A program directory of the small network."""
     x = torch.randn(1, 200, 80, generator=torch.Generator().manual_seed(0))
     exported = torch.export.export(Small().eval(), (x,), strict=True)
-    converted = program.quantize(exported, schemes.quantizer(quant, Calib(), family), [x])
+    converted = program.quantize(exported, schemes.quantizer(quant, Calib(), family, exported.graph_module), [x])
     shutil.copytree(folder / "u85", out, ignore=shutil.ignore_patterns("graph.*", "golden_*", "program.json"))
     program.save(program.reexport(converted, 200, 80), out / program.PROGRAM)
     report = json.loads((out / "quantize.json").read_text())
@@ -165,6 +165,22 @@ def small(folder):
     for path in made.values():
         run("tosa", f"program_dir={path}")
     return made
+
+
+MIXTURES = {
+    "weights": [Part(modules="hidden", weight_bits=4)],
+    "activations": [Part(modules="h*", activation_bits=16), Part(modules="out", weight_bits=4)],
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_of_precisions_runs_whole_on_the_npu(folder, tmp_path, name):
+    out = write_small(folder, tmp_path / name, Quant(scheme="mixed", parts=MIXTURES[name]), "u85")
+    run("tosa", f"program_dir={out}")
+    assert json.loads((out / "graph.json").read_text())["operators_cpu"] == {"dequantize_per_tensor": 1, "quantize_per_tensor": 1}
+    quantized, graph = program.load(out), IntegerGraph(out)
+    x = features(graph.front_end)
+    assert sqnr_db(quantized(x), graph(x)) > 30
 
 
 def lowered_at_once(program_dir, name: str, folder) -> tuple[bytes, bytes]:

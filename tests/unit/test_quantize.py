@@ -107,6 +107,7 @@ def test_calibrating_on_held_out_speech_is_refused(folder, tmp_path, same):
     [
         (("quant=a16w8", "family=u55"), ("a16w8", "family u55", "u85")),
         (("quant=fp32", "family=u85"), ("fp32", "host")),
+        (("quant=mixed", "quant.parts=[{modules: output, weight_bits: 5}]", "family=u85"), ("weight_bits=5", "4 or 8")),
         (("quant=int8_pc", "family=host", "window.seconds=0.3", "window.overlap_s=0.1"), ("window.seconds", "0.5")),
     ],
 )
@@ -122,13 +123,30 @@ def test_activations_are_observed_as_the_configuration_says(observer, kind, sche
     layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 4)).eval()
     exported = torch.export.export(layer, (torch.zeros(1, 4),), strict=True).module(check_guards=False)
     quant = Quant(scheme=scheme, activation_bits=16 if scheme == "a16w8" else 8)
-    prepared = prepare_pt2e(exported, schemes.quantizer(quant, Calib(observer=observer), family))
+    prepared = prepare_pt2e(exported, schemes.quantizer(quant, Calib(observer=observer), family, exported))
     observed = {
         type(prepared.get_submodule(node.target))
         for node in prepared.graph.nodes
         if node.op == "call_module" and node.args[0].op != "get_attr"
     }
     assert observed == {kind}
+
+
+def test_the_first_part_of_a_mixture_that_fits_decides_for_a_layer(folder, tmp_path):
+    parts = "[{modules: '*.feed_forward?.widen', weight_bits: 4}, {modules: 'blocks.0.feed_forward1', activation_bits: 16}]"
+    form = ("quant=mixed", f"quant.parts={parts}", "calib.utterances=1", "family=u85", *given(folder), f"out={tmp_path / 'out'}")
+    run("quantize", *form, *WINDOW)
+    stored = json.loads((tmp_path / "out" / "quantize.json").read_text())["modules"]
+    assert stored["blocks.0.feed_forward1.widen"] == {"weight": "int8 per channel [-7, 7]", "activation": "int8 per tensor [-128, 127]"}
+    assert "int16" in stored["blocks.0.feed_forward1.narrow"]["activation"] and "[-127" in stored["blocks.0.feed_forward1.narrow"]["weight"]
+    assert "[-7, 7]" in stored["blocks.0.feed_forward2.widen"]["weight"]
+    assert "[-127, 127]" in stored["output"]["weight"]
+
+
+def test_a_part_that_no_module_belongs_to_is_refused_with_the_names_that_there_are(folder, tmp_path):
+    parts = "[{modules: 'encoder.*', weight_bits: 4}]"
+    message = fails("quantize", "quant=mixed", f"quant.parts={parts}", "family=u85", *given(folder), f"out={tmp_path / 'out'}", *WINDOW)
+    assert "encoder.*" in message and "blocks.0.feed_forward1.widen" in message
 
 
 def test_a_published_program_stands_in_for_calibration(folder, host, tmp_path):

@@ -235,9 +235,9 @@ class Precision(Checked):
 
 @dataclass
 class Part(Precision):
-    """The precision of some modules of the exported network."""
+    """The precision of some modules of the exported network, and of all that is in them."""
 
-    modules: str = MISSING  # a pattern as of file names, for names as quantize.json lists them: blocks.0.*, *.feed_forward?.widen
+    modules: str = MISSING  # a pattern as of file names, for names as quantize.json lists them: blocks.0, *.feed_forward?.widen
 
 
 @dataclass
@@ -246,7 +246,7 @@ class Quant(Precision):
 
     scheme: str = MISSING
     quantize: bool = True
-    parts: list[Part] = field(default_factory=list)  # the first whose pattern fits decides for a module
+    parts: list[Part] = field(default_factory=list)  # the first that has a module decides
     families: list[str] = field(default_factory=lambda: ["u85", "u55", "host"])
     from_program: str | None = None  # a quantized .pt2 to start from: no calibration is done
 

@@ -66,15 +66,16 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
     """
     made = XNNPACKQuantizer() if family == "host" else EthosUQuantizer(EthosUCompileSpec(**_REPRESENTATIVES[family]))
     made.set_global(_backend_config(quant, calib, family))
-    left = module_names(graph_module)
+    left, parts = module_names(graph_module), []
     for part in quant.parts:
         chosen = [name for name in left if fnmatch.fnmatchcase(name, part.modules)]
         if not chosen:
             known = ", ".join(by_module(graph_module))
             raise ConfigError(f"quant.parts: {part.modules}: no module has such a name, or an earlier part has it; layers are {known}")
-        config = _backend_config(part, calib, family)
-        for name in chosen:  # the quantizers go by the order in which names were set, too: what a part within another says comes first
-            made.set_module_name(left.pop(name), config)
+        parts += [(left.pop(name), _backend_config(part, calib, family)) for name in chosen]
+    # The first part that has a node decides: as does the first name that XNNPACK's quantizer is told, and the last that Ethos-U's is.
+    for name, config in parts if family == "host" else reversed(parts):
+        made.set_module_name(name, config)
     return made
 
 

@@ -4,8 +4,9 @@
     python tests/benchmarks/npu_cycles.py WORK --parts
 
 WORK keeps what was made; a step whose outputs are there is not done again. Without --model, a synthetic corpus and random weights are made
-there: they cost the cycles of trained ones, but say nothing of words. --parts compiles each part of a block by itself, both ways. Cycles
-and memory are Vela's estimates for the target; SQNR is that of the integer graph's logits against the float model's, over test utterances.
+there: they cost the cycles of trained ones, but say nothing of words. --parts compiles each part of a block by itself, both ways. --public
+compiles the model as public code writes it, too (public_form.py), which is what Arm's example does. Cycles and memory are Vela's estimates
+for the target; SQNR is that of the integer graph's logits against the float model's, over test utterances.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from public_form import public_form
 from steps import corpus_steps, stage
 from torch import nn
 
+from earshot import windows
 from earshot.config import CONF_DIR, Calib, Model, Quant, Target, register, typed
 from earshot.corpus.manifest import load_cuts
 from earshot.features import FrontEnd
@@ -167,7 +170,7 @@ def parts(config: Model, window_frames: int) -> dict[str, tuple[tuple[int, int, 
     }
 
 
-def part_cycles(network: nn.Module, shape: tuple[int, int, int], target: Target, log: Path) -> int:
+def network_cycles(network: nn.Module, shape: tuple[int, int, int], target: Target, log: Path) -> int:
     """Cycles of a network by itself, int8 per channel, calibrated on noise."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     exported = torch.export.export(network.eval().requires_grad_(False), (x,), strict=True)
@@ -189,7 +192,7 @@ def compare_parts(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     )
     table = {}
     for name, (shape, plain, npu) in parts(config, round(window.seconds * 100)).items():
-        cycles = [part_cycles(network, shape, target, args.work / "parts.log") for network in (plain, npu)]
+        cycles = [network_cycles(network, shape, target, args.work / "parts.log") for network in (plain, npu)]
         table[name] = dict(zip(("plain_cycles", "npu_cycles"), cycles, strict=True)) | {"ratio": round(cycles[0] / cycles[1], 2)}
         print(f"{name:30} {cycles[0]:>12,} {cycles[1]:>12,} {table[name]['ratio']:>8}", file=sys.stderr, flush=True)
     return table
@@ -220,6 +223,13 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
                 {key: other["npu"][key] for key in ("cycles", "latency_ms", "sram_kib", "clock_hz")} if "npu" in other else other["reason"]
             )
         print(json.dumps(result, indent=2), file=sys.stderr, flush=True)
+    if args.public:
+        window, target = composed("window", args.window).window, composed("target", args.target).target
+        recognizer = checkpoint.load(model_dir)
+        frames = windows.frames_of(window, recognizer.front_end)
+        public, shape = public_form(recognizer.model, frames), (1, frames, recognizer.front_end.n_mels)
+        cycles = network_cycles(public, shape, target, args.work / "public.log")
+        result |= {"public_cycles": cycles, "ratio_to_public": round(cycles / result["npu_cycles"], 2)}
     result |= {"ratio": round(result["plain_cycles"] / result["npu_cycles"], 2), "sram_kib": result["npu_sram_kib"]}
     return result | {
         "lowering_s": result["npu_lowering_s"],
@@ -240,6 +250,7 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=32, help="for the WER of the integer graph, with --model; 0: no WER")
     parser.add_argument("--sqnr-utterances", type=int, default=4)
     parser.add_argument("--parts", action="store_true", help="the parts of a block by themselves instead of the whole model")
+    parser.add_argument("--public", action="store_true", help="also compile the model as public code writes it")
     parser.add_argument("--quick", action="store_true", help="conformer_xs with random weights and a window of 4 s")
     args = parser.parse_args()
     if bool(args.model) != bool(args.corpus):

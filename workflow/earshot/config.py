@@ -258,9 +258,16 @@ class Quant(Precision):
 
 @dataclass
 class Calib(Checked):
+    """Training speech that activations are observed on, and how their ranges follow."""
+
     utterances: int = bounded(64, ge=1)
-    sampling: str = one_of("random", "random", "longest")
-    observer: str = one_of("histogram", "histogram", "minmax")
+    seconds: float | None = bounded(None, gt=0.0)  # as many utterances as last so long, instead
+    # At random; evenly over the durations; one of each speaker, then a second of each ...; the longest.
+    sampling: str = one_of("random", "random", "duration", "speaker", "longest")
+    # The range with the least squared error of a histogram; from the smallest to the largest value; those averaged over the utterances; the
+    # range that leaves out what lies beyond `percentile` on both sides.
+    observer: str = one_of("histogram", "histogram", "minmax", "average", "percentile")
+    percentile: float = bounded(99.99, gt=50.0, le=100.0)
     seed: int = bounded(0, ge=0)
 
 

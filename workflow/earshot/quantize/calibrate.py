@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -17,6 +20,8 @@ from earshot.errors import DataError
 from earshot.features import FrontEnd
 
 HELD_OUT = ("dev", "test")
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
+SILENCE = 1e-4  # of full scale: what 16 bits hold as noise of a few units
 
 
 @dataclass(frozen=True)
@@ -24,28 +29,71 @@ class Utterance:
     id: str
     path: str
     duration_s: float
+    speaker: str
 
 
 def _utterance(cut: Cut) -> Utterance:
-    return Utterance(cut.id, cut.recording.sources[0].source, cut.duration)
+    return Utterance(cut.id, cut.recording.sources[0].source, cut.duration, cut.supervisions[0].speaker or "")
 
 
 def choose(corpus_dir: str | Path, calib: Calib) -> list[Utterance]:
-    """Utterances of the training split, at most `calib.utterances`: drawn by `calib.seed`, or the longest.
+    """Utterances of the training split, drawn as `calib` says.
 
     Raises:
         ArtifactError: a manifest is absent or damaged.
-        DataError: a chosen utterance, or its audio, also stands in the dev or test split.
+        DataError: the split has too few; or a chosen utterance, or its audio, also stands in the dev or test split.
     """
     corpus_dir = Path(corpus_dir)
-    train = sorted((_utterance(cut) for cut in load_cuts(corpus_dir / "train.cuts.jsonl.gz")), key=lambda utterance: utterance.id)
-    if calib.sampling == "longest":
-        chosen = sorted(train, key=lambda utterance: -utterance.duration_s)[: calib.utterances]
-    else:
-        chosen = random.Random(calib.seed).sample(train, min(calib.utterances, len(train)))
+    manifest = corpus_dir / "train.cuts.jsonl.gz"
+    train = sorted((_utterance(cut) for cut in load_cuts(manifest)), key=lambda utterance: utterance.id)
+    chosen = _take(SAMPLING[calib.sampling](train, random.Random(calib.seed)), calib, manifest)
     for split in HELD_OUT:
         _check_apart(chosen, corpus_dir / f"{split}.cuts.jsonl.gz")
     return chosen
+
+
+def _at_random(train: list[Utterance], rng: random.Random) -> list[Utterance]:
+    return rng.sample(train, len(train))
+
+
+def _longest_first(train: list[Utterance], rng: random.Random) -> list[Utterance]:
+    return sorted(train, key=lambda utterance: -utterance.duration_s)
+
+
+def _of_all_durations(train: list[Utterance], rng: random.Random) -> list[Utterance]:
+    """Any first n of them lie about evenly over the durations: steps of the golden ratio through the utterances by length."""
+    by_length, start = _longest_first(train, rng), rng.random()
+    steps = range(8 * len(train))  # visits each at least once
+    order = dict.fromkeys(int(math.modf(start + i * GOLDEN_RATIO)[0] * len(train)) for i in steps)
+    return [by_length[i] for i in order]
+
+
+def _of_all_speakers(train: list[Utterance], rng: random.Random) -> list[Utterance]:
+    """One of each speaker, then a second of each, and so on; each speaker's in random order."""
+    turns: Counter[str] = Counter()
+    turn_of = {}
+    for utterance in _at_random(train, rng):
+        turns[utterance.speaker] += 1
+        turn_of[utterance] = turns[utterance.speaker]
+    return sorted(turn_of, key=turn_of.get)
+
+
+SAMPLING = {"random": _at_random, "longest": _longest_first, "duration": _of_all_durations, "speaker": _of_all_speakers}
+
+
+def _take(ordered: list[Utterance], calib: Calib, manifest: Path) -> list[Utterance]:
+    """The first `calib.utterances`, or as many as last `calib.seconds`."""
+    total = sum(utterance.duration_s for utterance in ordered)
+    if calib.seconds is None:
+        enough, asked = len(ordered) >= calib.utterances, f"calib.utterances={calib.utterances}"
+    else:
+        enough, asked = total >= calib.seconds, f"calib.seconds={calib.seconds:g}"
+    if not enough:
+        raise DataError(f"{manifest}: {len(ordered)} utterances of {total:.0f} s are too few for {asked}; ask for less, or add speech")
+    if calib.seconds is None:
+        return ordered[: calib.utterances]
+    before = accumulate((utterance.duration_s for utterance in ordered), initial=0.0)
+    return [utterance for utterance, seconds in zip(ordered, before, strict=False) if seconds < calib.seconds]
 
 
 def _check_apart(chosen: list[Utterance], manifest: Path) -> None:
@@ -75,6 +123,17 @@ def fit_window(features: torch.Tensor, front_end: FrontEnd, window_frames: int) 
 
 
 def inputs(chosen: list[Utterance], front_end: FrontEnd, window_frames: int) -> Iterator[torch.Tensor]:
-    """The network's input for each chosen utterance."""
+    """The network's input for each chosen utterance.
+
+    Raises:
+        DataError: the audio of one cannot be used, or is silent.
+    """
     for utterance in chosen:
-        yield window_features(utterance.path, front_end, window_frames)
+        audio = read_audio(utterance.path)
+        loudest = float(abs(audio).max(initial=0.0))
+        if loudest < SILENCE:
+            raise DataError(
+                f"{utterance.path}: utterance {utterance.id} is silent (loudest sample {loudest:g}), and calibration needs speech; "
+                "remove it from the training split, or set another calib.seed"
+            )
+        yield fit_window(front_end(audio), front_end, window_frames)

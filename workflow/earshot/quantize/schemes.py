@@ -11,13 +11,14 @@ from executorch.backends.arm.quantizer import EthosUQuantizer, get_symmetric_a16
 from executorch.backends.arm.quantizer import get_symmetric_quantization_config as arm_int8
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config as xnnpack_int8
-from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
+from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
 from earshot.config import Calib, Precision, Quant
 from earshot.errors import ConfigError
+from earshot.quantize.observers import PercentileObserver
 
-OBSERVERS = {"histogram": HistogramObserver, "minmax": MinMaxObserver}
+AVERAGING = 0.1  # weight of the newest utterance: about ten decide, of the few tens that calibration sees
 
 # What decides how an Ethos-U program is quantized is the operator set, which all targets of a family share: one of them stands for all.
 _REPRESENTATIVES = {
@@ -54,8 +55,14 @@ def check(quant: Quant, family: str) -> None:
 
 def _observed(spec: QuantizationSpec, calib: Calib) -> QuantizationSpec:
     """The spec of an activation with the observer that `calib` asks for, everything else as the backend has it."""
+    observer, settings = {
+        "histogram": (HistogramObserver, {}),
+        "minmax": (MinMaxObserver, {}),
+        "average": (MovingAverageMinMaxObserver, {"averaging_constant": AVERAGING}),
+        "percentile": (PercentileObserver, {"percentile": calib.percentile}),
+    }[calib.observer]
     smallest_scale = spec.observer_or_fake_quant_ctr.p.keywords["eps"]
-    return dataclasses.replace(spec, observer_or_fake_quant_ctr=OBSERVERS[calib.observer].with_args(eps=smallest_scale))
+    return dataclasses.replace(spec, observer_or_fake_quant_ctr=observer.with_args(eps=smallest_scale, **settings))
 
 
 def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.GraphModule) -> Quantizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -76,9 +77,8 @@ def main(cfg: QuantizeStage) -> None:
             modules = schemes.by_module(converted)
             exported = program.reexport(converted, frames, n_mels)
             calibration = {
-                "seed": cfg.calib.seed,
-                "sampling": cfg.calib.sampling,
-                "observer": cfg.calib.observer,
+                **dataclasses.asdict(cfg.calib),
+                "speech_s": round(sum(utterance.duration_s for utterance in chosen), 1),
                 "ids": [utterance.id for utterance in chosen],
             }
     out = Path(cfg.out)

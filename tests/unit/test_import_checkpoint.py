@@ -112,7 +112,7 @@ def test_it_goes_on_to_quantization(folder):
     for split in ("train", "dev", "test"):
         write_corpus(folder / "corpus", [1.0, 1.5], ["GO"] * 2, split)
     given = (f"model_dir={folder / 'model'}", f"corpus_dir={folder / 'corpus'}", f"out={folder / 'program'}")
-    run("quantize", "quant=int8_pc", "family=host", "window.seconds=1.5", "window.overlap_s=0.5", *given)
+    run("quantize", "quant=int8_pc", "family=host", "window.seconds=1.5", "window.overlap_s=0.5", "calib.utterances=2", *given)
     quantized, recognizer = program.load(folder / "program"), checkpoint.load(folder / "model")
     features = recognizer.front_end(noise(1.6, 5))[: quantized.window_frames]
     with torch.no_grad():

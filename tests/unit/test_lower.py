@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
         write_corpus(folder / "corpus", [1.0, 2.0, 3.0], ["GO"] * 3, split)
     for family in ("u85", "host"):
         run("quantize", "quant=int8_pc", f"family={family}", f"model_dir={folder / 'model'}", f"corpus_dir={folder / 'corpus'}",
-            f"out={folder / family}", *WINDOW)  # fmt: skip
+            f"out={folder / family}", "calib.utterances=3", *WINDOW)  # fmt: skip
     return folder
 
 
@@ -181,6 +181,38 @@ def test_a_mixture_of_precisions_runs_whole_on_the_npu(folder, tmp_path, name):
     quantized, graph = program.load(out), IntegerGraph(out)
     x = features(graph.front_end)
     assert sqnr_db(quantized(x), graph(x)) > 30
+
+
+HOST_SCHEMES = {
+    "dynamic": Quant(scheme="dynamic_int8", dynamic=True),
+    "mixed": Quant(scheme="mixed_host", parts=[Part(modules="out", quantize=False), Part(modules="hidden", dynamic=True)]),
+}
+
+
+@pytest.mark.parametrize("name", HOST_SCHEMES)
+def test_the_host_takes_dynamic_ranges_and_floats_in_parts(folder, tmp_path, name):
+    program_dir = write_small(folder, tmp_path / name, HOST_SCHEMES[name], "host")
+    run("lower", "target=host", f"program_dir={program_dir}", f"out={tmp_path / 'variant'}")
+    quantized, pte = program.load(program_dir), HostProgram(tmp_path / "variant")
+    x = features(pte.front_end)
+    assert sqnr_db(quantized(x), pte(x)) > 25
+    stored = schemes.by_module(program.read(program_dir / program.PROGRAM).graph_module)
+    assert "dynamic" in stored["hidden"]["activation"] and ("dynamic" in stored["out"]["activation"]) == (name == "dynamic")
+    assert stored["out"]["weight"].startswith("float32" if name == "mixed" else "int8 per channel")
+
+
+@pytest.mark.parametrize("scheme", ["fp16", "bf16"])
+def test_the_host_takes_floats_of_16_bits(folder, tmp_path, scheme):
+    given = (f"model_dir={folder / 'model'}", f"corpus_dir={folder / 'corpus'}", *WINDOW, "family=host")
+    for name in ("fp32", scheme):
+        run("quantize", f"quant={name}", *given, f"out={tmp_path / name}")
+        run("lower", "target=host", f"program_dir={tmp_path / name}", f"out={tmp_path / name / 'variant'}")
+    rounded, floats = (HostProgram(tmp_path / name / "variant") for name in (scheme, "fp32"))
+    x = features(floats.front_end)
+    assert 25 < sqnr_db(floats(x), rounded(x)) < 90
+    assert (tmp_path / scheme / "variant" / "model.pte").stat().st_size < (tmp_path / "fp32" / "variant" / "model.pte").stat().st_size
+    stored = json.loads((tmp_path / scheme / "quantize.json").read_text())
+    assert stored["calibration"] is None and "float16" in stored["modules"]["blocks.0.feed_forward1.widen"]["weight"]
 
 
 def lowered_at_once(program_dir, name: str, folder) -> tuple[bytes, bytes]:

@@ -100,6 +100,10 @@ def test_calibrating_on_held_out_speech_is_refused(folder, tmp_path, same):
     [
         (("quant=a16w8", "family=u55"), ("a16w8", "family u55", "u85")),
         (("quant=fp32", "family=u85"), ("fp32", "host")),
+        (("quant=dynamic_int8", "family=u85"), ("dynamic_int8", "family host")),
+        (("quant=int8_pc", "quant.dynamic=true", "family=u85"), ("dynamic", "target=host")),
+        (("quant=mixed", "quant.parts=[{modules: output, quantize: false}]", "family=u85"), ("integers only", "target=host")),
+        (("quant=int8_pc", "quant.float_type=float16", "family=host"), ("float_type=float16", "quantize=false")),
         (("quant=mixed", "quant.parts=[{modules: output, weight_bits: 5}]", "family=u85"), ("weight_bits=5", "4 or 8")),
         (("quant=int8_pc", "family=host", "window.seconds=0.3", "window.overlap_s=0.1"), ("window.seconds", "0.5")),
     ],

@@ -218,11 +218,13 @@ class Imported(Checked):
 
 @dataclass
 class Precision(Checked):
-    """How numbers are stored: 4 or 8 bits of a weight, 8 or 16 of an activation."""
+    """How numbers are stored: floats, or 4 or 8 bits of a weight and 8 or 16 of an activation."""
 
+    quantize: bool = True
     weight_bits: int = bounded(8, ge=4, le=8)
     activation_bits: int = bounded(8, ge=8, le=16)
     per_channel: bool = True
+    dynamic: bool = False  # ranges of activations are found anew in each run, where they enter a linear layer; the others stay floats
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -245,14 +247,33 @@ class Quant(Precision):
     """A scheme: the precision of the network, and of parts of it. `families` names the targets' families that can take the scheme."""
 
     scheme: str = MISSING
-    quantize: bool = True
+    float_type: str = one_of("float32", "float32", "float16", "bfloat16")  # of a program that is not quantized
     parts: list[Part] = field(default_factory=list)  # the first that has a module decides
     families: list[str] = field(default_factory=lambda: ["u85", "u55", "host"])
     from_program: str | None = None  # a quantized .pt2 to start from: no calibration is done
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.quantize and self.parts:
+            raise ConfigError(
+                "Quant.parts: of a scheme that quantizes; set Quant.quantize=true, and Part.quantize=false where floats are to stay"
+            )
+        if self.quantize and self.float_type != "float32":
+            raise ConfigError(f"Quant.float_type={self.float_type}: of a program of floats; set Quant.quantize=false, or leave it out")
+
+    @property
+    def precisions(self) -> list[Precision]:
+        """That of the network first, then those of its parts."""
+        return [self, *self.parts]
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether ranges of activations are observed on speech."""
+        return any(precision.quantize and not precision.dynamic for precision in self.precisions)
+
     def takes_npu_form(self, family: str) -> bool:
         """Whether programs of the scheme may be of the NPU form. With 16-bit activations its square has no table, and integers overflow."""
-        bits = max(precision.activation_bits for precision in (self, *self.parts))
+        bits = max(precision.activation_bits for precision in self.precisions)
         return self.quantize and family != "host" and bits == 8 and self.from_program is None
 
 

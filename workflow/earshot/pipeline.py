@@ -52,6 +52,7 @@ class Variant:
     window: str
     family: str
     target: str
+    calibrated: bool
     choices: Mapping[str, str]
     config: Mapping[str, Any]
     differences: Mapping[str, Mapping[str, Any]]  # by group: what was overridden beyond the choice
@@ -72,8 +73,8 @@ class Variant:
 
     @property
     def named_groups(self) -> list[str]:
-        """The groups that decide what comes out: a float program is not calibrated."""
-        return [group for group in self.groups if group != "calib" or self.config["quant"]["quantize"]]
+        """The groups that decide what comes out: not every scheme is calibrated."""
+        return [group for group in self.groups if group != "calib" or self.calibrated]
 
     @property
     def names(self) -> dict[str, str]:
@@ -175,16 +176,17 @@ def _variant(overrides: list[str]) -> Variant:
         of_model = ["imported", _imported_name(resolved["imported"]), names["corpus"]]
         of_model += [names["features"]] if names["features"] != defaults["features"] else []
     model = "-".join(of_model)
-    scheme = "-".join([names["quant"], *([names["calib"]] if config.quant.quantize else []), names["window"]]) + _suffix(differences[FORM])
+    of_scheme = [names["quant"], *([names["calib"]] if config.quant.calibrated else []), names["window"]]
     return Variant(
         corpus=names["corpus"],
         features=names["features"],
         tokenizer=f"{names['tokenizer']}-{names['corpus']}",
         model=model,
-        scheme=scheme,
+        scheme="-".join(of_scheme) + _suffix(differences[FORM]),
         window=names["window"],
         family=config.target.family,
         target=names["target"],
+        calibrated=config.quant.calibrated,
         choices=choices,
         config={group: resolved[group] for group in (*GROUPS, FORM, "imported", "experiment_name")},
         differences=differences,

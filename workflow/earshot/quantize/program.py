@@ -21,26 +21,42 @@ from earshot.tokenizer import read_pieces
 
 PROGRAM, REPORT, FRONT_END, PIECES = "quantized.pt2", "quantize.json", "front_end.json", "tokenizer.pieces"
 EXPORT_TOLERANCE = 1e-4  # largest difference of a logit between the trained model and its exported program
+ROUNDED_TOLERANCE = {torch.float16: 0.02, torch.bfloat16: 0.1}  # for floats of 16 bits, as a part of the largest logit
 QUANTIZE_OPS = ("quantize_per_tensor", "dequantize_per_tensor")
 
 
-def export(network: nn.Module, model: Conformer, window_frames: int, n_mels: int) -> ExportedProgram:
-    """The float program of a network for a window: x [1, window_frames, n_mels] to logits [1, T', V].
+class Rounded(nn.Module):
+    """A network that computes in floats of another type; input and output keep theirs."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype = network.to(dtype), dtype
+
+    def forward(self, x_btf: torch.Tensor) -> torch.Tensor:
+        return self.network(x_btf.to(self.dtype)).float()
+
+
+def export(network: nn.Module, model: Conformer, window_frames: int, n_mels: int, dtype: torch.dtype = torch.float32) -> ExportedProgram:
+    """The float program of a network for a window: x [1, window_frames, n_mels] to logits [1, T', V], computed in floats of type `dtype`.
 
     `network` is a form of the trained `model`: itself for the window, or rewritten for an NPU.
 
     Raises:
         ArtifactError: the exported program does not compute what the model computes.
     """
+    if dtype is not torch.float32:
+        network = Rounded(network, dtype)
     x = torch.randn(1, window_frames, n_mels, generator=torch.Generator().manual_seed(0))
     with quiet():
         exported = torch.export.export(network, (x,), strict=True)
     with torch.no_grad():
-        error = (exported.module(check_guards=False)(x) - model.eval()(x)).abs().max().item()
-    if not error <= EXPORT_TOLERANCE:
+        wanted = model.eval()(x)
+        error = (exported.module(check_guards=False)(x) - wanted).abs().max().item()
+    allowed = ROUNDED_TOLERANCE[dtype] * wanted.abs().max().item() if dtype in ROUNDED_TOLERANCE else EXPORT_TOLERANCE
+    if not error <= allowed:
         raise ArtifactError(
-            f"exported program: differs from the model by {error:.2g}, allowed is {EXPORT_TOLERANCE:g}; report this with the model, "
-            "and set model.npu_form=false if it is of the NPU form"
+            f"exported program: differs from the model by {error:.2g}, allowed is {allowed:.2g}; report this with the model, "
+            "and set model.npu_form=false if it is of the NPU form, quant.float_type=float32 if it is of floats of 16 bits"
         )
     return exported
 

@@ -42,12 +42,11 @@ def check(quant: Quant, family: str) -> None:
         raise ConfigError(
             f"quant={quant.scheme}: not possible on targets of family {family}; choose a target of family {', '.join(quant.families)}"
         )
-    if not quant.quantize:
-        if family != "host":
-            raise ConfigError(
-                f"quant={quant.scheme}: family {family} computes in integers only; choose target=host, or a quant with integers"
-            )
-    elif family == "host" and any(precision.activation_bits == 16 for precision in (quant, *quant.parts)):
+    if family != "host" and not all(precision.quantize for precision in quant.precisions):
+        raise ConfigError(f"quant={quant.scheme}: family {family} computes in integers only; choose target=host, or a quant with integers")
+    if family != "host" and any(precision.dynamic for precision in quant.precisions):
+        raise ConfigError(f"quant={quant.scheme}: family {family} has no dynamic ranges; choose target=host, or a quant without dynamic")
+    if family == "host" and any(precision.activation_bits == 16 for precision in quant.precisions):
         raise ConfigError(
             f"quant={quant.scheme}: XNNPACK has no 16-bit activations; choose a target of family u85 or u55, or quant.activation_bits=8"
         )
@@ -79,7 +78,12 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
         if not chosen:
             known = ", ".join(by_module(graph_module))
             raise ConfigError(f"quant.parts: {part.modules}: no module has such a name, or an earlier part has it; layers are {known}")
-        parts += [(left.pop(name), _backend_config(part, calib, family)) for name in chosen]
+        config = _backend_config(part, calib, family) if part.quantize else None
+        parts += [(left.pop(name), config) for name in chosen]
+    if family == "host":
+        floats = {name for name, config in parts if config is None}
+        made.set_filter_function(lambda node: floats.isdisjoint(_paths(node)))
+        parts = [(name, config) for name, config in parts if config is not None]
     # The first part that has a node decides: as does the first name that XNNPACK's quantizer is told, and the last that Ethos-U's is.
     for name, config in parts if family == "host" else reversed(parts):
         made.set_module_name(name, config)
@@ -90,7 +94,9 @@ def _backend_config(precision: Precision, calib: Calib, family: str):
     """A precision as the quantizer of `family` wants it said."""
     weight_max = 2 ** (precision.weight_bits - 1) - 1
     if family == "host":
-        config = xnnpack_int8(is_per_channel=precision.per_channel, weight_qmin=-weight_max, weight_qmax=weight_max)
+        config = xnnpack_int8(precision.per_channel, is_dynamic=precision.dynamic, weight_qmin=-weight_max, weight_qmax=weight_max)
+        if precision.dynamic:
+            return config
     elif precision.activation_bits == 16:
         config = get_symmetric_a16w8_quantization_config(is_per_channel=precision.per_channel)
         weight = dataclasses.replace(config.weight, quant_min=-weight_max, quant_max=weight_max)
@@ -105,15 +111,19 @@ def module_names(graph_module: torch.fx.GraphModule) -> dict[str, str]:
     """The modules of an exported network by name, as {name: what the quantizers call it}, in the order of their operators."""
     found: dict[str, str] = {}
     for node in graph_module.graph.nodes:
-        for path, _ in node.meta.get("nn_module_stack", {}).values():
-            if name := _name(path):
-                found.setdefault(name, path.removeprefix("L['self']."))
+        for path in _paths(node):
+            found.setdefault(_name(path), path)
     return found
 
 
+def _paths(node: torch.fx.Node) -> list[str]:
+    """The modules that an operator is in, the outermost first, as the quantizers call them."""
+    return [path.removeprefix("L['self'].") for path, _ in node.meta.get("nn_module_stack", {}).values() if path != "L['self']"]
+
+
 def _name(path: str) -> str:
-    """The name of a module, of its path in a stack of modules."""
-    return path.removeprefix("L['self']").removeprefix(".").replace("slice(None, None, None)", "")
+    """The name of a module, of what the quantizers call it."""
+    return path.replace("slice(None, None, None)", "").removeprefix("network.")  # of a network that is in another: program.Rounded
 
 
 def by_module(graph_module: torch.fx.GraphModule) -> dict[str, dict[str, str]]:
@@ -121,17 +131,17 @@ def by_module(graph_module: torch.fx.GraphModule) -> dict[str, dict[str, str]]:
     layers = {"linear", "conv1d", "conv2d"}
     found: dict[str, dict[str, str]] = {}
     for node in graph_module.graph.nodes:
-        if node.op != "call_function" or getattr(node.target, "_opname", "") not in layers or not node.meta.get("nn_module_stack"):
+        if node.op != "call_function" or getattr(node.target, "_opname", "") not in layers or not (within := _paths(node)):
             continue
-        module, _ = list(node.meta["nn_module_stack"].values())[-1]
-        found[_name(module)] = {"weight": _stored(node.args[1]), "activation": _stored(node.args[0])}
+        found[_name(within[-1])] = {"weight": _stored(node.args[1]), "activation": _stored(node.args[0])}
     return found
 
 
 def _stored(node: torch.fx.Node) -> str:
-    """Type, granularity and range of what a dequantize node reads."""
+    """Type of a value; of what a dequantize node reads, its granularity and range as well."""
     for kind, granularity, at in (("dequantize_per_channel", "per channel", 4), ("dequantize_per_tensor", "per tensor", 3)):
         if kind in str(node.target):
             low, high, dtype = node.args[at : at + 3]
+            granularity += ", dynamic" if ".tensor" in str(node.target) else ""
             return f"{str(dtype).removeprefix('torch.')} {granularity} [{low}, {high}]"
-    return "float32"
+    return str(node.meta["val"].dtype).removeprefix("torch.")

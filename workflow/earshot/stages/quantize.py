@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -66,8 +67,9 @@ def main(cfg: QuantizeStage) -> None:
         exported = from_published(cfg, recognizer, frames)
         modules = schemes.by_module(exported.graph_module)
     else:
-        chosen = calibrate.choose(cfg.corpus_dir, cfg.calib) if cfg.quant.quantize else []
-        exported = program.export(network(cfg, recognizer, frames), recognizer.model, frames, n_mels)
+        chosen = calibrate.choose(cfg.corpus_dir, cfg.calib) if cfg.quant.calibrated else []
+        float_type = getattr(torch, cfg.quant.float_type)
+        exported = program.export(network(cfg, recognizer, frames), recognizer.model, frames, n_mels, float_type)
         modules = schemes.by_module(exported.graph_module)
         if cfg.quant.quantize:
             quantizer = schemes.quantizer(cfg.quant, cfg.calib, cfg.family, exported.graph_module)
@@ -76,6 +78,7 @@ def main(cfg: QuantizeStage) -> None:
             converted = program.quantize(exported, quantizer, inputs)
             modules = schemes.by_module(converted)
             exported = program.reexport(converted, frames, n_mels)
+        if chosen:
             calibration = {
                 **dataclasses.asdict(cfg.calib),
                 "speech_s": round(sum(utterance.duration_s for utterance in chosen), 1),

@@ -81,11 +81,10 @@ def compiled(work: Path, model_dir: Path, corpus: Path, args: argparse.Namespace
 
 
 def accuracy(work: Path, corpus: Path, args: argparse.Namespace, form: str) -> dict[str, Any]:
-    """The evaluation of a form: its quantized program, and its integer graph on `--utterances` of the test split."""
+    """The evaluation of a form on the test split: its quantized program, and its integer graph."""
     out = work / form / "evaluation.json"
     if not out.exists():
-        stage("evaluate", "kind=program", f"window={args.window}", f"evaluation.integer_graph_utterances={args.utterances}",
-              f"subject={work / form}", f"corpus_dir={corpus}", f"out={out}")  # fmt: skip
+        stage("evaluate", "kind=program", f"window={args.window}", f"subject={work / form}", f"corpus_dir={corpus}", f"out={out}")
     return read_json(out)["accuracy"]
 
 
@@ -214,7 +213,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         result |= {f"{form}_sram_kib": npu["sram_kib"], f"{form}_flash_kib": npu["flash_kib"], f"{form}_lowering_s": lowered["lowering_s"]}
         result |= {f"{form}_operators_cpu": npu["operators_cpu"], f"{form}_operators": sum(npu["operators_npu"].values())}
         result[f"sqnr_db_{form}"] = sqnr_db(args.work / form, model_dir, corpus, args.sqnr_utterances)
-        if args.model and args.utterances:
+        if args.wer:
             for kind, of_kind in accuracy(args.work, corpus, args, form).items():
                 result |= {f"wer_{kind}_{form}": of_kind["wer"], f"wer_ci95_{kind}_{form}": of_kind["wer_ci95"]}
         for target in args.also if form == "npu" else ():
@@ -247,7 +246,7 @@ def main() -> None:
     for group, choice in (("quant", "int8_pc"), ("calib", "hist64"), ("window", "10s"), ("target", "u85_256")):
         parser.add_argument(f"--{group}", default=choice, help=f"a file of conf/{group}")
     parser.add_argument("--also", nargs="*", default=[], metavar="TARGET", help="further targets of the same family, for the NPU form")
-    parser.add_argument("--utterances", type=int, default=32, help="for the WER of the integer graph, with --model; 0: no WER")
+    parser.add_argument("--wer", action="store_true", help="with --model: also the WER of both forms on the test split")
     parser.add_argument("--sqnr-utterances", type=int, default=4)
     parser.add_argument("--parts", action="store_true", help="the parts of a block by themselves instead of the whole model")
     parser.add_argument("--public", action="store_true", help="also compile the model as public code writes it")
@@ -255,8 +254,10 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.model) != bool(args.corpus):
         parser.error("--model and --corpus belong together")
+    if args.wer and not args.model:
+        parser.error("--wer says nothing of random weights; give --model")
     if args.quick:
-        args.model, args.corpus, args.random, args.window = None, None, "conformer_xs", "4s"
+        args.model, args.corpus, args.random, args.window, args.wer = None, None, "conformer_xs", "4s", False
     args.work.mkdir(parents=True, exist_ok=True)
     print(json.dumps({"parts": compare_parts(args)} if args.parts else compare(args)))
 

@@ -13,7 +13,7 @@ TINY = [
     "tokenizer.vocab_size=64",
     "model.dim=16 model.layers=1 model.heads=2 model.subsampling_channels=[4,4]",
     "train.epochs=2 train.batch_s=20",
-    "calib.utterances=4 evaluation.integer_graph_utterances=3 evaluation.timing_utterances=2",
+    "calib.utterances=4 evaluation.reference_utterances=1 evaluation.timing_utterances=2",
 ]
 SWEEP = "quant=int8_pc window=4s target=host,u85_256"
 

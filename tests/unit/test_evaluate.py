@@ -9,7 +9,6 @@ import pytest
 import torch
 from tiny_recognizer import write_corpus, write_model
 
-from earshot.config import EvaluateStage, Evaluation, Window
 from earshot.errors import ArtifactError
 from earshot.evaluate import Stream, sample, table_path
 from earshot.files import write_json
@@ -143,5 +142,3 @@ def test_utterances_are_streamed(tiny):
     assert next(iter(stream)).reference == TEXTS[0]
 
 
-def test_defaults_evaluate_all_of_the_split():
-    assert EvaluateStage(window=Window(4, 1)).evaluation == Evaluation(integer_graph_utterances=None)

@@ -10,6 +10,7 @@ import soundfile
 from tiny_recognizer import noise, write_corpus, write_model
 
 from earshot.evaluate import table_path
+from earshot.lower.tosa_executor.executor import Executor
 from earshot.stages import evaluate, lower, quantize, tosa, transcribe
 
 WINDOW = ("window=4s", "window.seconds=2", "window.overlap_s=0.6")
@@ -96,15 +97,31 @@ def test_a_program_of_an_npu_is_evaluated_by_pytorch_and_as_its_integer_graph(ev
     assert any(words.values()) and any(of_graph.values())
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_the_integer_graph_may_be_run_on_a_sample(built, everywhere, tmp_path, jobs):
-    found = figures(built, "program", "int8_pc", tmp_path / "s.json", "evaluation.integer_graph_utterances=2", f"evaluation.jobs={jobs}")
-    assert (found["accuracy"]["quantized"]["utterances"], found["accuracy"]["integer_graph"]["utterances"]) == (len(SECONDS), 2)
-    assert found["split_utterances"] == len(SECONDS)
-    assert hypotheses(tmp_path / "s.json") == hypotheses(everywhere)
-    every = hypotheses(everywhere, "hypothesis_integer_graph")
-    of_graph = hypotheses(tmp_path / "s.json", "hypothesis_integer_graph")
-    assert all(words in ("", every[id]) for id, words in of_graph.items())
+def test_several_processes_say_what_one_says(built, everywhere, tmp_path):
+    found = figures(built, "program", "int8_pc", tmp_path / "s.json", "evaluation.jobs=2")
+    assert found["accuracy"] == json.loads(everywhere.read_text())["accuracy"]
+    for column in ("hypothesis", "hypothesis_integer_graph"):
+        assert hypotheses(tmp_path / "s.json", column) == hypotheses(everywhere, column)
+
+
+@pytest.mark.parametrize(("utterances", "windows"), [(0, 0), (3, 4), (100, 8)])
+def test_the_first_utterances_are_compared_with_the_reference_model(built, tmp_path, utterances, windows):
+    found = figures(built, "program", "int8_pc", tmp_path / "x.json", f"evaluation.reference_utterances={utterances}")
+    assert found["reference_windows"] == windows
+
+
+def test_a_graph_that_differs_from_the_reference_model_stops_the_evaluation(built, tmp_path, monkeypatch):
+    """As an error in the executor would: its results are shifted by one on all windows but the first."""
+    run, calls = Executor.run, []
+
+    def wrong(self, integers, keep=()):
+        calls.append(None)
+        return {name: found ^ (len(calls) > 1) for name, found in run(self, integers, keep).items()}
+
+    monkeypatch.setattr(Executor, "run", wrong)
+    with pytest.raises(SystemExit, match=r"utterance test-1, window 1: .*graph\.tosa: .* differ in \d+ of 490 values; run the tosa step"):
+        figures(built, "program", "int8_pc", tmp_path / "x.json")
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_a_variant_of_an_npu_is_sent_to_its_program(built, tmp_path):

@@ -328,10 +328,10 @@ class Decode(Checked):
 
 @dataclass
 class Evaluation(Checked):
-    integer_graph_utterances: int | None = bounded(None, ge=1)  # at most so many through the TOSA reference model (slow); null: all
+    reference_utterances: int = bounded(2, ge=0)  # of the integer graph, compared with TOSA's reference model bit by bit before all are run
     timing_utterances: int = bounded(20, ge=1)
     bootstrap: int = bounded(1000, ge=0)  # draws of utterances for the confidence interval of the WER; 0: none
-    seed: int = bounded(0, ge=0)  # of those draws, and of the sample that the integer graph or the timing is given
+    seed: int = bounded(0, ge=0)  # of those draws, and of the sample that is timed
     jobs: int = bounded(1, ge=1)  # processes that recognize utterances; changes no result
 
 

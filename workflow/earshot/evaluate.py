@@ -7,6 +7,7 @@ import csv
 import gzip
 import hashlib
 import heapq
+import itertools
 import multiprocessing
 import os
 import resource
@@ -72,7 +73,8 @@ def evaluate(cfg: EvaluateStage) -> None:
 
         host = {"host": timing.host_times(cfg.subject, cfg.window, sample(chosen, cfg.evaluation.timing_utterances, cfg.evaluation.seed))}
     forms = open_forms(cfg)
-    rows = recognize(cfg, forms, chosen, graph_sample(cfg, chosen))
+    judged = {"reference_windows": judge_graph(cfg, chosen)} if GRAPH_FORM in (form.name for form in forms) else {}
+    rows = recognize(cfg, forms, chosen)
     reference = rows[forms[0].name]
     if not sum(row.words for row in reference):
         raise DataError(f"{manifest(cfg)}: {len(reference)} utterances without a single word; check the transcripts of the corpus")
@@ -89,8 +91,8 @@ def evaluate(cfg: EvaluateStage) -> None:
             **head,
             "accuracy": accuracy,
             **host,
+            **judged,
             "window_s": cfg.window.seconds,
-            "split_utterances": len(chosen),
             "seconds": round(time.monotonic() - started, 3),
             "peak_rss_mib": peak_rss_mib(),
         },
@@ -146,14 +148,6 @@ def choose(cfg: EvaluateStage) -> Stream:
     return Stream(path, total)
 
 
-def graph_sample(cfg: EvaluateStage, chosen: Stream) -> frozenset[str] | None:
-    """The ids of the utterances that the integer graph, which is slow, is given; None for all."""
-    limit = cfg.evaluation.integer_graph_utterances
-    if limit is None or limit >= len(chosen):
-        return None
-    return frozenset(item.id for item in sample(chosen, limit, cfg.evaluation.seed))
-
-
 class Stream:
     """The utterances of a manifest, read anew in each pass; its length is known."""
 
@@ -175,27 +169,41 @@ def sample(chosen: Iterable[Utterance], count: int, seed: int) -> list[Utterance
 # ---------------------------------------------------------------- recognition
 
 
-def recognize(
-    cfg: EvaluateStage, forms: list[Form], chosen: Iterable[Utterance], graph_ids: frozenset[str] | None
-) -> dict[str, list[metrics.Row]]:
-    """What each form makes of each utterance; the integer graph only of those in `graph_ids`, where that is given."""
+def judge_graph(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> int:
+    """Compare the integer graph with TOSA's reference model on the first utterances, and say on how many windows that was.
+
+    Raises:
+        ArtifactError: they differ on a window of an utterance, which the message names.
+    """
+    graph = recognizers.judged_graph(cfg.subject)
+    form = recognizers.windowed(GRAPH_FORM, graph, cfg.window.overlap_s, cfg.subject)
+    count = min(cfg.evaluation.reference_utterances, len(chosen))
+    for item in tqdm(itertools.islice(chosen, count), total=count, desc="compare with TOSA's reference model", unit="utt", disable=None):
+        before = graph.windows
+        try:
+            form.logits(form.front_end(read_audio(item.audio)))
+        except ArtifactError as error:
+            raise ArtifactError(f"utterance {item.id}, window {graph.windows - before}: {error}") from error
+    return graph.windows
+
+
+def recognize(cfg: EvaluateStage, forms: list[Form], chosen: Iterable[Utterance]) -> dict[str, list[metrics.Row]]:
+    """What each form makes of each utterance."""
     rows: dict[str, list[metrics.Row]] = {form.name: [] for form in forms}
-    without_graph = [form.name for form in forms if form.name != GRAPH_FORM]
-    jobs = ((item, list(rows) if graph_ids is None or item.id in graph_ids else without_graph) for item in chosen)
-    results = in_processes(cfg, jobs) if cfg.evaluation.jobs > 1 else ((item, hypotheses(cfg, forms, item, names)) for item, names in jobs)
+    results = in_processes(cfg, chosen) if cfg.evaluation.jobs > 1 else ((item, hypotheses(cfg, forms, item)) for item in chosen)
     for item, words in tqdm(results, total=len(chosen), desc=f"evaluate {', '.join(rows)}", unit="utt", disable=None):
         for name, hypothesis in words.items():
             rows[name].append(metrics.compare(item.id, item.duration_s, item.reference, hypothesis))
     return rows
 
 
-def hypotheses(cfg: EvaluateStage, forms: list[Form], item: Utterance, names: list[str]) -> dict[str, str]:
-    """The words that each form of `names` recognizes in an utterance."""
+def hypotheses(cfg: EvaluateStage, forms: list[Form], item: Utterance) -> dict[str, str]:
+    """The words that each form recognizes in an utterance."""
     features = forms[0].front_end(read_audio(item.audio))
-    return {form.name: form.words(features, cfg.decode) for form in forms if form.name in names}
+    return {form.name: form.words(features, cfg.decode) for form in forms}
 
 
-def in_processes(cfg: EvaluateStage, jobs: Iterable[tuple[Utterance, list[str]]]) -> Iterator[tuple[Utterance, dict[str, str]]]:
+def in_processes(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> Iterator[tuple[Utterance, dict[str, str]]]:
     """Utterances and their hypotheses by form, in order, recognized by `evaluation.jobs` processes that each open the subject.
 
     Raises:
@@ -205,8 +213,8 @@ def in_processes(cfg: EvaluateStage, jobs: Iterable[tuple[Utterance, list[str]]]
     waiting: deque = deque()
     try:
         _start(pool)
-        for item, names in jobs:
-            waiting.append((item, pool.submit(_work, item, names)))
+        for item in chosen:
+            waiting.append((item, pool.submit(_work, item)))
             if len(waiting) > AHEAD * cfg.evaluation.jobs:
                 done, future = waiting.popleft()
                 yield done, future.result()
@@ -239,8 +247,8 @@ def _begin(cfg: EvaluateStage) -> None:
     _process.update(cfg=cfg, forms=open_forms(cfg))
 
 
-def _work(item: Utterance, names: list[str]) -> dict[str, str]:
-    return hypotheses(_process["cfg"], _process["forms"], item, names)
+def _work(item: Utterance) -> dict[str, str]:
+    return hypotheses(_process["cfg"], _process["forms"], item)
 
 
 # ---------------------------------------------------------------- results
@@ -252,14 +260,14 @@ def table_path(out: str | Path) -> Path:
 
 
 def write_table(out: str | Path, rows: list[metrics.Row], others: dict[str, list[metrics.Row]]) -> None:
-    """Write a line per utterance, the worst first; `others` are further forms, whose hypotheses are shown beside where they were run."""
+    """Write a line per utterance, the worst first; `others` are further forms, whose hypotheses are shown beside."""
     beside = [{row.id: row.hypothesis for row in of_form} for of_form in others.values()]
     order = sorted(range(len(rows)), key=lambda i: (-rows[i].errors, rows[i].words, rows[i].id))
     with atomic(table_path(out)) as temporary, temporary.open("w", newline="") as stream:
         table = csv.writer(stream)
         table.writerow(COLUMNS + [f"hypothesis_{name}" for name in others])
         for i in order:
-            table.writerow([getattr(rows[i], column) for column in COLUMNS] + [of_form.get(rows[i].id, "") for of_form in beside])
+            table.writerow([getattr(rows[i], column) for column in COLUMNS] + [of_form[rows[i].id] for of_form in beside])
 
 
 def peak_rss_mib() -> float:

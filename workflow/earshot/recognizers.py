@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -17,6 +17,9 @@ from earshot.features import FrontEnd
 from earshot.files import read_json
 from earshot.model import Conformer, checkpoint
 from earshot.model.subsampling import OutputGrid
+
+if TYPE_CHECKING:
+    from earshot.lower.judge import Judged
 
 
 class Program(Protocol):
@@ -108,6 +111,13 @@ def load_graph(program_dir: str | Path) -> Program | None:
     from earshot.lower.tosa import IntegerGraph
 
     return IntegerGraph(program_dir)
+
+
+def judged_graph(program_dir: str | Path) -> Judged:
+    """The integer graph of a program, which has one, with TOSA's reference model beside it."""
+    from earshot.lower.judge import Judged
+
+    return Judged(load_graph(program_dir))
 
 
 def is_host(variant_dir: str | Path) -> bool:

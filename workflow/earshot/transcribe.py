@@ -79,7 +79,7 @@ def open_program(path: str, window: Window) -> Form:
         program = recognizers.load_program(file.parent)
     else:
         if not recognizers.is_host(file.parent):
-            note(f"{path}: compiled for an NPU; run here as the integer graph that it was compiled from, which is slow")
+            note(f"{path}: compiled for an NPU; run here as the integer graph that it was compiled from")
         program = recognizers.load_variant(file.parent)
     window_s = program.window_frames * program.front_end.hop_length / SAMPLE_RATE_HZ
     return recognizers.windowed(file.name, program, min(window.overlap_s, window_s / 2), file, progress=True)

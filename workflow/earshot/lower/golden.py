@@ -1,4 +1,4 @@
-"""Golden vectors: a signal, the integers that it gives the integer graph, and the integers that must come out."""
+"""Golden vectors: a signal, the integers that it gives the integer graph, and the integers that must come out, by TOSA's reference model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from earshot.config import SAMPLE_RATE_HZ
+from earshot.lower import judge
 from earshot.lower.tosa import IntegerGraph
 from earshot.quantize.calibrate import fit_window
 
@@ -23,10 +24,14 @@ def golden_audio(samples: int) -> np.ndarray:
 
 
 def write(graph: IntegerGraph, folder: Path, window_s: float) -> None:
-    """Write the vectors of a graph to `folder`, as .npy and as .bin (little endian, row by row)."""
+    """Write the vectors of a graph to `folder`, as .npy and as .bin (little endian, row by row).
+
+    Raises:
+        ArtifactError: our executor gives something else than the reference model, or the graph overflows.
+    """
     audio = golden_audio(round(window_s * SAMPLE_RATE_HZ))
     features = fit_window(graph.front_end(audio.astype(np.float32) / 32768.0), graph.front_end, graph.window_frames)[0]
     integers = graph.quantize(features)
-    for name, array in (("audio", audio), ("input", integers), ("output", graph.run(integers))):
+    for name, array in (("audio", audio), ("input", integers), ("output", judge.compare(graph, integers, "the golden signal"))):
         np.save(folder / f"golden_{name}.npy", array)
         (folder / f"golden_{name}.bin").write_bytes(array.astype(array.dtype.newbyteorder("<")).tobytes())

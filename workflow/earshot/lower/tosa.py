@@ -1,9 +1,14 @@
-"""The integer graph: the very TOSA graph that Vela compiles, run by the TOSA reference model, bit by bit what the NPU computes."""
+"""The integer graph: the very TOSA graph that Vela compiles, run bit by bit as the NPU computes it.
+
+Our own executor runs it, being many times faster than TOSA's reference model, which stays the judge: see earshot.lower.judge.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +19,7 @@ from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
 from earshot.files import read_json
 from earshot.lower.descriptors import output_to
+from earshot.lower.tosa_executor.executor import Executor
 from earshot.model.subsampling import OutputGrid
 from earshot.tokenizer import read_pieces
 
@@ -58,8 +64,28 @@ class IntegerGraph:
             end["scale"], dtype=torch.float32
         )
 
+    @cached_property
+    def _executor(self) -> Executor:
+        return Executor(self._graph, self.path)
+
     def run(self, integers: np.ndarray) -> np.ndarray:
         """Integers in, integers out.
+
+        Raises:
+            ArtifactError: the graph has an operator that the executor does not know, or it overflows: what it computes is not defined.
+        """
+        return self._executor.run(integers)[self._executor.output]
+
+    def intermediates(self, integers: np.ndarray, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Tensors of the graph by their names, as earshot.lower.module_names has them, that these integers give; the output is among them.
+
+        Raises:
+            ArtifactError: as `run`, or a name is of no tensor.
+        """
+        return self._executor.run(integers, keep=names)
+
+    def reference(self, integers: np.ndarray) -> np.ndarray | None:
+        """What TOSA's reference model computes, slowly; None where it says that the result is not defined, by an overflow for example.
 
         Raises:
             ArtifactError: the reference model cannot run the graph.
@@ -71,6 +97,8 @@ class IntegerGraph:
             raise ArtifactError(
                 f"{self.path}: cannot be run ({str(error).strip()[:200]}); delete it and run the tosa step again"
             ) from error
+        if status == tosa_reference_model.GraphStatus.TOSA_UNPREDICTABLE:
+            return None
         valid = status == tosa_reference_model.GraphStatus.TOSA_VALID and len(outputs) == 1
         if not valid or list(outputs[0].shape) != self._output["shape"] or outputs[0].dtype != self._output["dtype"]:
             raise ArtifactError(f"{self.path}: gave no valid result ({status.name}); delete it and run the tosa step again")

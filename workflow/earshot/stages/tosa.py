@@ -15,7 +15,7 @@ from pathlib import Path
 from earshot.config import TosaStage
 from earshot.errors import ArtifactError, ConfigError, LoweringError
 from earshot.files import read_json, sha256, write_json
-from earshot.lower import golden, module_names, pte, to_tosa
+from earshot.lower import golden, judge, module_names, pte, to_tosa
 from earshot.lower.tosa import FRONT_END, GRAPH, PIECES, PROGRAM_REPORT, REPORT, IntegerGraph
 from earshot.model.subsampling import OutputGrid
 from earshot.quantize import program, schemes
@@ -25,7 +25,13 @@ LOG = "tosa.log"
 
 
 def write_graph(lowered: to_tosa.TosaGraph, result: dict, program_dir: Path, folder: Path, window_s: float) -> None:
-    """Write the graph, what its targets need of it, and what it computes to `folder`; its digest goes into `result`."""
+    """Write the graph, what its targets need of it, and what it computes to `folder`.
+
+    Its digest goes into `result`, and on how many windows our executor gave the bits of TOSA's reference model.
+
+    Raises:
+        ArtifactError: it did not on one of them, or the graph overflows.
+    """
     (folder / GRAPH).write_bytes(lowered.content)
     (folder / module_names.TRACE).write_text(lowered.trace)
     module_names.write(folder / GRAPH, folder / module_names.TRACE)
@@ -34,7 +40,9 @@ def write_graph(lowered: to_tosa.TosaGraph, result: dict, program_dir: Path, fol
     write_json(folder / REPORT, result)
     for name in (PROGRAM_REPORT, FRONT_END, PIECES):
         shutil.copyfile(program_dir / name, folder / name)
-    golden.write(IntegerGraph(folder), folder, window_s)
+    graph = IntegerGraph(folder)
+    golden.write(graph, folder, window_s)
+    result["reference_windows"] = 1 + judge.compare_extremes(graph)
 
 
 def cost(started: float) -> dict[str, float]:

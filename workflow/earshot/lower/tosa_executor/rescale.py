@@ -19,6 +19,7 @@ from earshot.lower.tosa_executor.values import EXACT_BITS, RANGES, Node, Step
 
 _SIGNED = ("INT8", "INT16", "INT32", "INT48")
 _UNSIGNED = ("INT8", "INT16")
+_ROUNDING = {code: name for name, code in vars(RoundingMode).items() if isinstance(code, int)}
 MAX_STEPS = 1 << 16  # of a result of 16 bits
 
 
@@ -64,8 +65,8 @@ def rescale(node: Node) -> Step:
     unsigned_in, unsigned_out = attributes["InputUnsigned"], attributes["OutputUnsigned"]
     if (unsigned_in and x.dtype not in _UNSIGNED) or (unsigned_out and node.output.dtype not in _UNSIGNED):
         raise node.refuse("unsigned numbers of more than 16 bits are not known to this executor")
-    rounding = attributes["RoundingMode"]
-    if rounding not in (RoundingMode.SINGLE_ROUND, RoundingMode.DOUBLE_ROUND, RoundingMode.INEXACT_ROUND):  # the last leaves the choice: single
+    rounding = _ROUNDING.get(attributes["RoundingMode"], attributes["RoundingMode"])
+    if rounding not in ("SINGLE_ROUND", "DOUBLE_ROUND"):  # INEXACT_ROUND leaves the choice to whoever computes
         raise node.refuse(f"attribute RoundingMode ({rounding}) is not known to this executor")
     least, most = _range(node.output.dtype, unsigned_out)
     scaling = Scaling(
@@ -75,7 +76,7 @@ def rescale(node: Node) -> Step:
         zero_out=_zero(node, 4, node.output.dtype, unsigned_out),
         least=least,
         most=most,
-        double_round=rounding == RoundingMode.DOUBLE_ROUND,
+        double_round=rounding == "DOUBLE_ROUND",
     )
     channels = x.shape[-1] if attributes["PerChannel"] else 1
     if len(scaling.multiplier) != channels or len(scaling.shift) != channels:

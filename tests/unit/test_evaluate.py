@@ -140,5 +140,3 @@ def test_utterances_are_streamed(tiny):
     stream = Stream(tiny[1] / "test.cuts.jsonl.gz", len(SECONDS))
     assert len(stream) == len(list(stream)) == len(list(stream))
     assert next(iter(stream)).reference == TEXTS[0]
-
-

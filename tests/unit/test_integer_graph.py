@@ -5,34 +5,65 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from tosa_graphs import reference
 
-from earshot.config import Calib, Model, Quant
+from earshot.config import Calib, Quant
+from earshot.errors import ArtifactError
 from earshot.lower import module_names, to_tosa, tosa_operators
 from earshot.lower.tosa_executor.executor import Executor
-from earshot.model import Conformer
-from earshot.model.npu import to_npu
+from earshot.model.conformer import FeedForward
+from earshot.model.npu.attention import attend
+from earshot.model.npu.layers import NpuFeedForward
 from earshot.quantize import program, schemes
 
-FRAMES, N_MELS, OUTPUTS = 45, 16, 7
+FRAMES, BINS, DIM, OUTPUTS = 13, 8, 8, 5
 SCHEMES = {
     "int8_pc": Quant(scheme="int8_pc"),
     "int8_pt": Quant(scheme="int8_pt", per_channel=False),
     "a16w8": Quant(scheme="a16w8", activation_bits=16),
     "a8w4": Quant(scheme="a8w4", weight_bits=4),
 }
-FORMS = [(scheme, npu_form, "u85") for scheme in SCHEMES for npu_form in (True, False)] + [("int8_pc", True, "u55"), ("int8_pt", False, "u55")]
 
 
-def network(npu_form: bool) -> tuple[torch.nn.Module, Conformer]:
-    """A Conformer of one layer, none of whose parameters is what it is before training, in one of its forms."""
-    torch.manual_seed(0)
-    model = Conformer(Model(dim=12, layers=1, heads=2, conv_kernel=5, subsampling_channels=[4, 6]), N_MELS, OUTPUTS)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    model.eval()
-    return (to_npu(model, FRAMES, N_MELS, 1024) if npu_form else model.for_window(FRAMES)), model
+class Plain(nn.Module):
+    """What a Conformer is made of as it is trained, each once: it is lowered in seconds, and a whole block in half a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.widen = nn.Conv2d(1, 4, 3, stride=2), nn.LayerNorm(DIM), nn.Linear(12, DIM)
+        self.depthwise, self.out = nn.Conv1d(DIM, DIM, 5, padding=2, groups=DIM), nn.Linear(DIM, 2 * OUTPUTS)
+
+    def forward(self, x_btf: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.conv(x_btf[:, None])).transpose(1, 2).flatten(2)
+        x = self.norm(nn.functional.silu(self.widen(x)))
+        x = x + torch.matmul(torch.softmax(torch.matmul(x, x.transpose(1, 2)), dim=-1), x)
+        return nn.functional.glu(self.out(self.depthwise(x.transpose(1, 2)).transpose(1, 2)))
+
+
+class Rewritten(nn.Module):
+    """Parts of the NPU form: the stream [1, D, 1, T], the feed-forward, and attention head by head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.out = nn.Conv2d(BINS, DIM, 1), nn.Conv2d(DIM, OUTPUTS, 1)
+        self.feed_forward = NpuFeedForward(FeedForward(DIM, 2, 0.0))
+
+    def forward(self, x_btf: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x_btf.transpose(1, 2)[:, :, None])
+        x = x + self.feed_forward(x)
+        keys, values = x.squeeze(2), x.permute(0, 2, 3, 1)[:, 0]
+        heads = attend(torch.matmul(values, keys), values)
+        return self.out(heads.transpose(1, 2)[:, :, None]).squeeze(2).transpose(1, 2)
+
+
+FORMS = [
+    ("int8_pc", Plain, "u55"),
+    ("int8_pt", Plain, "u85"),
+    ("a16w8", Plain, "u85"),
+    ("a8w4", Plain, "u85"),
+    ("int8_pc", Rewritten, "u85"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -40,15 +71,16 @@ def lowered(tmp_path_factory):
     """A function that gives the graph of a scheme and form, made once."""
     made: dict[tuple, to_tosa.TosaGraph] = {}
 
-    def of(scheme: str, npu_form: bool, family: str) -> to_tosa.TosaGraph:
-        key = scheme, npu_form, family
+    def of(scheme: str, form: type[nn.Module], family: str) -> to_tosa.TosaGraph:
+        key = scheme, form, family
         if key not in made:
-            exported = program.export(*network(npu_form), FRAMES, N_MELS)
-            inputs = [torch.randn(1, FRAMES, N_MELS, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
-            quantizer = schemes.quantizer(SCHEMES[scheme], Calib(observer="minmax"), family)
-            converted = program.quantize(exported, quantizer, inputs)
+            torch.manual_seed(0)
+            network = form().eval().requires_grad_(False)
+            given = [torch.randn(1, FRAMES, BINS, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+            exported = torch.export.export(network, (given[0],), strict=True)
+            converted = program.quantize(exported, schemes.quantizer(SCHEMES[scheme], Calib(observer="minmax"), family), given)
             log = tmp_path_factory.mktemp("lowered") / "tosa.log"
-            made[key] = to_tosa.lower(program.reexport(converted, FRAMES, N_MELS), schemes.operator_set(family), log)
+            made[key] = to_tosa.lower(program.reexport(converted, FRAMES, BINS), schemes.operator_set(family), log)
         return made[key]
 
     return of
@@ -69,19 +101,26 @@ def inputs(graph: to_tosa.TosaGraph) -> dict[str, np.ndarray]:
     return {name: values.astype(end["dtype"]) for name, values in given.items()}
 
 
-@pytest.mark.parametrize(("scheme", "npu_form", "family"), FORMS)
-def test_a_network_gives_the_bits_of_the_reference_model(lowered, scheme, npu_form, family):
-    graph = lowered(scheme, npu_form, family)
+@pytest.mark.parametrize(("scheme", "form", "family"), FORMS)
+def test_a_network_gives_the_bits_of_the_reference_model(lowered, scheme, form, family):
+    graph = lowered(scheme, form, family)
     executor = Executor(graph.content, Path("graph.tosa"))
+    defined = 0
     for name, integers in inputs(graph).items():
-        wanted, found = reference(graph.content, integers), executor.run(integers)[executor.output]
-        assert found.dtype == wanted.dtype == graph.boundary["output"]["dtype"] and found.shape == (1, 10, OUTPUTS)
+        wanted = reference(graph.content, integers)
+        if wanted is None:
+            with pytest.raises(ArtifactError, match="TOSA_UNPREDICTABLE"):
+                executor.run(integers)
+            continue
+        found, defined = executor.run(integers)[executor.output], defined + 1
+        assert found.dtype == wanted.dtype == graph.boundary["output"]["dtype"]
         np.testing.assert_array_equal(found, wanted, err_msg=name)
-    assert len(np.unique(found)) > 5
+        assert name in ("least", "greatest") or len(np.unique(found)) > 5
+    assert defined
 
 
 def test_every_module_of_the_network_can_be_looked_into(lowered, tmp_path):
-    graph = lowered("int8_pc", True, "u85")
+    graph = lowered("int8_pc", Rewritten, "u85")
     path, trace = tmp_path / "graph.tosa", tmp_path / "debug.json"
     path.write_bytes(graph.content)
     trace.write_text(graph.trace)

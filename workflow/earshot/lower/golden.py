@@ -1,4 +1,4 @@
-"""Golden vectors: a signal, the integers that it gives the integer graph, and the integers that must come out, by TOSA's reference model."""
+"""Golden vectors: a signal, the integers that it gives the integer graph, and those that must come out, by TOSA's reference model."""
 
 from __future__ import annotations
 

@@ -84,6 +84,7 @@ class Tensor:
         return flat[:count].astype(np.int64).reshape(self.shape)
 
 
+_ANYWHERE = (ValueError, LookupError, TypeError, AttributeError, ImportError, struct.error)  # where a damaged file leads the reader
 _STORED = {"BOOL": "<i1", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "SHAPE": "<i8"}
 
 
@@ -127,7 +128,7 @@ def read_graph(content: bytes, path: Path) -> Graph:
         operators = [_operator(block.Operators(i), tensors) for i in range(block.OperatorsLength())]
         inputs = tuple(block.Inputs(i).decode() for i in range(block.InputsLength()))
         outputs = tuple(block.Outputs(i).decode() for i in range(block.OutputsLength()))
-    except (ValueError, LookupError, TypeError, AttributeError, ImportError, struct.error) as error:  # a damaged file leads the reader anywhere
+    except _ANYWHERE as error:
         raise ArtifactError(f"{path}: no TOSA graph of one block ({error}); delete it and run the tosa step again") from error
     return Graph(operators, tensors, inputs, outputs)
 

@@ -100,7 +100,7 @@ def clamp(node: Node) -> Step:
 
 
 def table(node: Node) -> Step:
-    """TABLE: 256 entries for 8 bits; for 16 bits 513 entries, which 7 bits of fraction interpolate between, with 7 bits more in the result."""
+    """TABLE: 256 entries for 8 bits; 513 for 16 bits, and 7 bits of fraction interpolate between them, with 7 bits more in the result."""
     node.known()
     x, entries = node.typed(0, "INT8", "INT16"), node.constant(1, "tables")
     least, most = RANGES[x.dtype]

@@ -91,7 +91,9 @@ def _convolution(node: Node, rows: np.ndarray, kernel: tuple[int, ...], function
     return node.step(prepared, (0,), low, high)
 
 
-def _padded(x: torch.Tensor, *, function: Function, pad: tuple[int, ...] | None, zero: int, weights: torch.Tensor, bias: torch.Tensor, **geometry):
+def _padded(
+    x: torch.Tensor, *, function: Function, pad: tuple[int, ...] | None, zero: int, weights: torch.Tensor, bias: torch.Tensor, **geometry
+) -> torch.Tensor:
     x = x.to(weights.dtype)
     return function(torch.nn.functional.pad(x, pad, value=zero) if pad else x, weights, bias, **geometry)
 

@@ -1,8 +1,8 @@
-"""RESCALE: a value less the zero point of the input, times multiplier / 2^shift, rounded half up, plus the zero point of the output, clamped.
+"""RESCALE: a value less the input's zero point, times multiplier / 2^shift, rounded half up, plus the output's zero point, clamped.
 
-A float64 computes that as floor(value * scale + offset). Where all of it fits into 53 bits nothing is rounded and the result is exact. Otherwise it
-is still exact where it agrees with the integers on both sides of every step of the result, since both only ever rise with the value; that is
-tried before the graph runs. What is left is computed with integers of 64 bits.
+A float64 computes that as floor(value * scale + offset). Where all of it fits into 53 bits nothing is rounded and the result is exact.
+Otherwise it is still exact where it agrees with the integers on both sides of every step of the result, since both only ever rise with the
+value; that is tried before the graph runs. What is left is computed with integers of 64 bits.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Scaling:
         multiplier, shift = int(self.multiplier[channel]), int(self.shift[channel])
         low, high = RANGES["INT48"] if wide else (-(1 << shift - 1), (1 << shift - 1) - 1)
         if multiplier:
-            least, most = (end - offset for end, offset in zip(RANGES["INT32"], (min(self.zero_out, 0), max(self.zero_out, 0)), strict=True))
+            least, most = RANGES["INT32"][0] - min(self.zero_out, 0), RANGES["INT32"][1] - max(self.zero_out, 0)
             rounding = 1 << shift - 1
             extra = 1 << 30 if self.double_round and shift > 31 else 0
             low = max(low, -((-(least << shift) + rounding - extra) // multiplier))
@@ -94,7 +94,8 @@ def rescale(node: Node) -> Step:
     results = [scaling.exact(np.full(channels, end)) for end in (low, high)]
     ends = int(results[0].min()), int(results[1].max())
     if unsigned_in or unsigned_out:
-        function = partial(_unsigned, function=function, bits_in=_bits(x.dtype, unsigned_in), bits_out=_bits(node.output.dtype, unsigned_out))
+        bits_in, bits_out = _bits(x.dtype, unsigned_in), _bits(node.output.dtype, unsigned_out)
+        function = partial(_unsigned, function=function, bits_in=bits_in, bits_out=bits_out)
         ends = RANGES[node.output.dtype] if unsigned_out else ends
     return node.step(function, (0,), *ends)
 

@@ -14,13 +14,14 @@ from earshot.errors import ArtifactError
 from earshot.lower.tosa_executor.bounds import Function, checked
 from earshot.lower.tosa_operators import Operator, Tensor
 
-RANGES = {name: (-(1 << bits - 1), (1 << bits - 1) - 1) for name, bits in (("INT4", 4), ("INT8", 8), ("INT16", 16), ("INT32", 32), ("INT48", 48))}
+_BITS = {"INT4": 4, "INT8": 8, "INT16": 16, "INT32": 32, "INT48": 48}
+RANGES = {name: (-(1 << bits - 1), (1 << bits - 1) - 1) for name, bits in _BITS.items()}
 NUMPY = {"INT4": np.int8, "INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "INT48": np.int64}
 EXACT_BITS = {torch.float32: 24, torch.float64: 53}  # integers up to two to this are held, and added, without rounding
 
 
 def number(magnitude: int) -> torch.dtype | None:
-    """The narrowest type that holds every integer up to `magnitude`, and every sum of such integers that stays within it; None if there is none."""
+    """The narrowest type that holds every integer up to `magnitude`; None if there is none."""
     return next((dtype for dtype, bits in EXACT_BITS.items() if magnitude <= 1 << bits), None)
 
 
@@ -120,7 +121,7 @@ class Node:
         return self.inputs[index]
 
     def step(self, function: Function, operands: Sequence[int], low: int, high: int) -> Step:
-        """The operator as `function` of some of its inputs, with results in low ... high; the run ends if one leaves the type of the output."""
+        """The operator as `function` of some of its inputs, with results in low ... high; the run ends if one leaves the output's type."""
         least, most = RANGES[self.output.dtype]
         if low < least or high > most:
             function = partial(checked, function=function, low=least, high=most, title=self.title)

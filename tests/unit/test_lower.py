@@ -22,7 +22,7 @@ from tiny_recognizer import PIECES, noise, write_corpus, write_model
 from earshot.config import CONF_DIR, Calib, Part, Quant, typed
 from earshot.errors import ArtifactError
 from earshot.files import sha256
-from earshot.lower import cycle_report, ethosu
+from earshot.lower import cycle_report, ethosu, judge, tosa_operators
 from earshot.lower.tosa import IntegerGraph
 from earshot.lower.xnnpack import HostProgram
 from earshot.quantize import program, schemes
@@ -120,6 +120,21 @@ def test_the_golden_vectors_are_what_the_graph_computes(npu):
     assert np.array_equal(graph.quantize(x), given)
     for name, array in (("audio", audio), ("input", given), ("output", wanted)):
         assert (npu / f"golden_{name}.bin").read_bytes() == array.tobytes()
+
+
+def test_a_graph_is_judged_by_the_reference_model(npu):
+    """On the golden signal and on the ends of the input's type. The weights of what the reference model is given are changed here."""
+    assert json.loads((npu / "graph.json").read_text())["reference_windows"] == 3
+    graph, given = IntegerGraph(npu), np.load(npu / "golden_input.npy")
+    content = (npu / "graph.tosa").read_bytes()
+    read = tosa_operators.read_graph(content, npu / "graph.tosa")
+    weights = read.tensors[next(one.weights for one in read.operators if one.weights)].data.tobytes()
+    assert np.array_equal(judge.compare(graph, given, "the golden signal"), np.load(npu / "golden_output.npy"))
+    graph._graph = content.replace(weights, weights[::-1])
+    with pytest.raises(ArtifactError, match=r"graph\.tosa: on the golden signal: .* differ in \d+ of 490 values"):
+        judge.compare(graph, given, "the golden signal")
+    with pytest.raises(ArtifactError, match=r"on .* input: .* differ"):
+        judge.compare_extremes(graph)
 
 
 def test_the_readme_of_the_bundle_has_this_variants_numbers(npu):

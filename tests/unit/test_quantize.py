@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from lhotse import CutSet
 from stage_command import fails, run
 from tiny_recognizer import PIECES, noise, write_corpus, write_model
 from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
-from earshot.config import Calib, Quant
+from earshot.config import CONF_DIR, Calib, Quant, register, typed
 from earshot.corpus.manifest import load_cuts
 from earshot.model import checkpoint
 from earshot.quantize import calibrate, program, schemes
@@ -161,6 +162,26 @@ def test_a_part_that_no_module_belongs_to_is_refused_with_the_names_that_there_a
         *WINDOW,
     )
     assert "encoder.*" in message and "blocks.0.feed_forward1.widen" in message
+
+
+@pytest.mark.parametrize("family", ["u85", "host"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF_DIR / "quant").glob("*.yaml")))
+def test_a_saved_program_computes_what_it_did_in_memory(name, family, tmp_path):
+    register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        quant = typed(compose("quantize", overrides=[f"quant={name}", "model_dir=x", "corpus_dir=x", "out=x"])).quant
+    if family not in quant.families:
+        pytest.skip(f"{name} is not for {family}")
+    layers = torch.nn.Conv1d(20, 6, 3), torch.nn.SiLU(), torch.nn.Linear(18, 5)
+    calibrated, unseen = torch.randn(1, 20, 20), torch.randn(1, 20, 20)
+    exported = torch.export.export(torch.nn.Sequential(*layers).eval(), (calibrated,), strict=True)
+    if quant.quantize:
+        exported = program.reexport(program.quantize(exported, schemes.quantizer(quant, Calib(), family), [calibrated]), 20, 20)
+    program.save(exported, tmp_path / "saved.pt2")
+    saved, made = (one.module(check_guards=False) for one in (program.read(tmp_path / "saved.pt2"), exported))
+    for x in (calibrated, unseen):
+        assert torch.equal(saved(x), made(x))
+    assert program.is_quantized(exported) == quant.quantize
 
 
 def test_a_published_program_stands_in_for_calibration(folder, host, tmp_path):

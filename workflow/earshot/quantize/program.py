@@ -81,20 +81,9 @@ def reexport(converted: torch.fx.GraphModule, window_frames: int, n_mels: int) -
 
 
 def save(exported: ExportedProgram, path: str | Path) -> None:
-    """Write a program to `path` (.pt2), and check that what is read back computes the same, bit by bit.
-
-    Raises:
-        ArtifactError: it does not.
-    """
-    shape = input_shape(exported, path)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    with atomic(path) as temporary:
-        with quiet():
-            torch.export.save(exported, temporary)
-        with torch.no_grad():
-            wanted, found = exported.module(check_guards=False)(x), read(temporary).module(check_guards=False)(x)
-        if not torch.equal(wanted, found):
-            raise ArtifactError(f"{path}: the saved program computes something else than the one in memory; report this with the model")
+    """Write a program to `path` (.pt2). What is read back computes the same, bit by bit (tests/unit/test_quantize.py)."""
+    with atomic(path) as temporary, quiet():
+        torch.export.save(exported, temporary)
 
 
 def read(path: str | Path) -> ExportedProgram:

@@ -21,6 +21,8 @@ from torch.fx import GraphModule
 from torch.fx.graph import _PyTreeCodeGen
 from torch.fx.traceback import NodeSource
 
+from earshot.quantize.decomposing import needed_decompositions
+from earshot.quantize.lookups import indexed_signatures, whole_partitions
 from earshot.quantize.retracing import remembered_results
 
 _recompile = GraphModule.recompile
@@ -70,8 +72,9 @@ def lean_tracing(compiles: bool = False) -> Iterator[None]:
       them up.
     - The garbage collector looks through the many live objects less often.
     """
+    shortcuts = [_shared_provenance, _remembered_shapes, _rare_collections, remembered_results, needed_decompositions, indexed_signatures]
     with contextlib.ExitStack() as stack:
-        for change in (_shared_provenance, _remembered_shapes, remembered_results, _rare_collections, *(() if compiles else (_late_code,))):
+        for change in (*shortcuts, whole_partitions, *(() if compiles else (_late_code,))):
             stack.enter_context(change())
         yield
 

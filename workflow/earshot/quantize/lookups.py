@@ -1,0 +1,99 @@
+"""Look-ups whose time grows with the square of a program's length, made to grow with its length."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.export import graph_signature
+from torch.export.graph_signature import ExportGraphSignature
+from torch.fx import GraphModule, Node
+from torch.fx.passes.infra import partitioner
+from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner, Partition
+
+# What a signature is made of, and its dictionaries by the list that each is read from.
+_PARTS = (graph_signature.InputSpec, graph_signature.OutputSpec, graph_signature.TensorArgument)
+_DICTIONARIES = {
+    "inputs_to_parameters": "input_specs",
+    "inputs_to_buffers": "input_specs",
+    "inputs_to_lifted_tensor_constants": "input_specs",
+    "buffers_to_mutate": "output_specs",
+}
+
+
+@contextlib.contextmanager
+def indexed_signatures() -> Iterator[None]:
+    """Build the dictionaries of a signature once until it changes, not at each look-up: passes ask for each node whether it is a weight.
+
+    A change is seen by the list of specs, compared by identity, and by every assignment to an attribute of a spec or an argument.
+    """
+    changes = 0
+
+    def noted(self: Any, name: str, value: Any) -> None:
+        nonlocal changes
+        changes += 1
+        object.__setattr__(self, name, value)
+
+    def remembered(name: str, build: Callable[[ExportGraphSignature], Any]) -> property:
+        specs_name, last = _DICTIONARIES[name], None
+
+        def look_up(self: ExportGraphSignature) -> Any:
+            nonlocal last
+            specs = getattr(self, specs_name)
+            same = last is not None and last[0] is self and last[1] == changes and len(last[2]) == len(specs)
+            if not same or not all(map(operator.is_, last[2], specs)):
+                last = self, changes, list(specs), build(self)
+            return last[3]
+
+        return property(look_up)
+
+    before = {name: ExportGraphSignature.__dict__[name] for name in _DICTIONARIES}
+    for name, original in before.items():
+        setattr(ExportGraphSignature, name, remembered(name, original.fget))
+    for part in _PARTS:
+        part.__setattr__ = noted
+    try:
+        yield
+    finally:
+        for name, original in before.items():
+            setattr(ExportGraphSignature, name, original)
+        for part in _PARTS:
+            del part.__setattr__
+
+
+class _Dependencies:
+    """All that depends on a node, found out when it is first asked for."""
+
+    def __init__(self, graph_module: GraphModule, view: type) -> None:
+        self._graph_module, self._view, self._viewed = graph_module, view, None
+
+    def downstreams_of(self, node: Node) -> set[Node]:
+        if self._viewed is None:
+            self._viewed = self._view(self._graph_module)
+        return self._viewed.downstreams_of(node)
+
+
+@contextlib.contextmanager
+def whole_partitions() -> Iterator[None]:
+    """Take a graph whose every operator is supported as one partition, without looking for cycles through what is not."""
+    propose, view = CapabilityBasedPartitioner.propose_partitions, partitioner._DependencyViewer
+
+    def proposed(self: CapabilityBasedPartitioner) -> list[Partition]:
+        supported = {node: self._is_node_supported(node) for node in reversed(self.graph_module.graph.nodes)}
+        orders = {node: order for order, node in enumerate(supported) if supported[node]}
+        calls = [node for node in supported if node.op == "call_function"]
+        tuples = [node.args[0] for node in calls if node.target is operator.getitem]
+        if len(orders) > 1 and self.allows_single_node_partition and list(orders) == calls and all(made in orders for made in tuples):
+            # Partition 1 is what the algorithm ends with: the first two nodes merge into the second, and all others into these.
+            return [Partition(id=1, nodes=list(reversed(orders)), node_orders=list(reversed(orders.values())))]
+        self._is_node_supported = supported.__getitem__  # asked once: a refusal is reported at each question
+        return propose(self)
+
+    CapabilityBasedPartitioner.propose_partitions = proposed
+    partitioner._DependencyViewer = lambda graph_module: _Dependencies(graph_module, view)
+    try:
+        yield
+    finally:
+        CapabilityBasedPartitioner.propose_partitions, partitioner._DependencyViewer = propose, view

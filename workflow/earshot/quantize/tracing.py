@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch._export.serde import serialize
 from torch._library import utils as library_utils
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
@@ -60,6 +61,16 @@ def remembered_hints() -> Iterator[None]:
         yield
     finally:
         typing.get_type_hints = evaluate
+
+
+@contextlib.contextmanager
+def unrehearsed_saving() -> Iterator[None]:
+    """Save programs without first making the canonical form of a copy of each, which is thrown away: that takes longer than the saving."""
+    make, serialize.canonicalize = serialize.canonicalize, lambda program, constants=None: program
+    try:
+        yield
+    finally:
+        serialize.canonicalize = make
 
 
 @contextlib.contextmanager

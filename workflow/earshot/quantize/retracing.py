@@ -15,11 +15,15 @@ from typing import Any
 import torch
 from executorch.exir.dialects.edge._ops import EdgeOpOverload
 from executorch.exir.pass_base import ProxyValue, _ExportPassBase
+from torch._export.pass_base import _ExportPassBaseDeprecatedDoNotUse
+from torch._export.pass_infra.proxy_value import ProxyValue as TorchProxyValue
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Proxy
 from torch.fx.immutable_collections import immutable_list
 
-Tracer = _ExportPassBase.ExportTracer
+# The two bases of passes that retrace, which are written alike, and what their passes hand from operator to operator.
+BASES = (_ExportPassBase, ProxyValue), (_ExportPassBaseDeprecatedDoNotUse, TorchProxyValue)
+VALUES = tuple(value for _, value in BASES)
 NAMESPACES = ("aten", "tosa", "quantized_decomposed", "dim_order_ops")  # operators without a state
 IMPURE = (
     torch.Tag.data_dependent_output,
@@ -65,9 +69,7 @@ class _Memory:
         self._modes: list[Any] = []  # an id stands for its object only while that lives
 
     def call(self, run: Callable[..., Any], mode: Any, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """`run(operator, args, kwargs)`, or what it gave the last time."""
-        if not _pure(operator):
-            return run(operator, args, kwargs)
+        """`run(operator, args, kwargs)` of an operator without a state, or what it gave the last time."""
         try:
             key = (operator, id(mode), _key(args), *((name, _key(value)) for name, value in kwargs.items()))
         except _Unknown:
@@ -81,7 +83,7 @@ class _Memory:
 def _replaced(value: Any, attribute: str) -> Any:
     """An argument with its proxy values replaced by their `data` or `proxy`."""
     kind = type(value)
-    if kind is ProxyValue:
+    if kind in VALUES:
         return getattr(value, attribute)
     if kind in (list, tuple):
         return kind([_replaced(item, attribute) for item in value])
@@ -90,13 +92,33 @@ def _replaced(value: Any, attribute: str) -> Any:
     return {key: _replaced(item, attribute) for key, item in value.items()} if kind is dict else value
 
 
+def _create_direct(create_arg: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """`create_arg` of a tracer, without its questions to a proxy or a constant, of which it makes the node and the constant."""
+
+    def direct(self: Any, argument: Any) -> Any:
+        if type(argument) is Proxy:
+            return argument.node
+        return argument if type(argument) in CONSTANTS else create_arg(self, argument)
+
+    return direct
+
+
 @contextlib.contextmanager
 def remembered_results() -> Iterator[None]:
-    """Look up what operators give, for all ExportPass passes that run within the block."""
-    memory, record, create_arg = _Memory(), _ExportPassBase._fx, Tracer.create_arg
+    """Look up what operators give, for all passes of ExecuTorch and of torch.export that run within the block."""
+    memory = _Memory()
+    with contextlib.ExitStack() as stack:
+        for base, value in BASES:
+            stack.enter_context(_looking_up(memory, base, value))
+        yield
 
-    def looked_up(self: _ExportPassBase, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> ProxyValue:
-        if kind != "call_function":
+
+@contextlib.contextmanager
+def _looking_up(memory: _Memory, base: type, value: type) -> Iterator[None]:
+    tracer, record, create_arg = base.ExportTracer, base._fx, base.ExportTracer.create_arg
+
+    def looked_up(self: Any, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+        if kind != "call_function" or not _pure(target):
             return record(self, kind, target, args, kwargs, meta)
         run = self.interpreter.call_function
         result = memory.call(run, self.fake_tensor_mode, target, _replaced(args, "data"), _replaced(kwargs, "data"))
@@ -104,15 +126,10 @@ def remembered_results() -> Iterator[None]:
         proxy = self.tracer.create_proxy(kind, target, _replaced(args, "proxy"), _replaced(kwargs, "proxy"), name=name)
         proxy.node.meta.update(meta.data)
         self.tracer.set_metadata(proxy.node, result)
-        return ProxyValue(result, proxy)
+        return value(result, proxy)
 
-    def direct(self: Any, argument: Any) -> Any:
-        if type(argument) is Proxy:
-            return argument.node
-        return argument if type(argument) in CONSTANTS else create_arg(self, argument)
-
-    _ExportPassBase._fx, Tracer.create_arg = looked_up, direct
+    base._fx, tracer.create_arg = looked_up, _create_direct(create_arg)
     try:
         yield
     finally:
-        _ExportPassBase._fx, Tracer.create_arg = record, create_arg
+        base._fx, tracer.create_arg = record, create_arg

@@ -1,0 +1,109 @@
+"""The short cuts of a lowering, each against what torch makes without it; test_lower.py compares the whole."""
+
+import operator
+
+import pytest
+import torch
+from executorch.exir.program._program import _default_decomposition_table
+from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
+from torch.fx.passes.operator_support import OperatorSupportBase
+
+from earshot.quantize.decomposing import needed_decompositions
+from earshot.quantize.lookups import indexed_signatures, whole_partitions
+
+
+class Network(torch.nn.Module):
+    """Operators that are decomposed, that give several results, and, if asked for, one that writes to its input."""
+
+    def __init__(self, writes: bool = False) -> None:
+        super().__init__()
+        self.norm, self.linear, self.writes = torch.nn.LayerNorm(8), torch.nn.Linear(8, 8), writes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.silu(self.linear(self.norm(x)))
+        if self.writes:
+            x.add_(1.0)
+        first, second = x.reshape(2, 4, 4).split(2, dim=1)
+        return torch.softmax(first, -1) + second
+
+
+def exported(writes: bool = False) -> torch.export.ExportedProgram:
+    torch.manual_seed(0)
+    return torch.export.export(Network(writes).eval(), (torch.randn(4, 8),), strict=True)
+
+
+class Supported(OperatorSupportBase):
+    """All operators but those of some names."""
+
+    def __init__(self, *refused: str) -> None:
+        self.refused, self.asked = refused, []
+
+    def is_node_supported(self, submodules, node: torch.fx.Node) -> bool:
+        self.asked.append(node.name)
+        return node.op == "call_function" and node.name not in self.refused
+
+
+@pytest.mark.parametrize("refused", [(), ("split",), ("getitem",), ("linear", "softmax"), ("add", "layer_norm")])
+@pytest.mark.parametrize("single", [True, False])
+def test_partitions_are_those_that_torch_proposes(refused, single):
+    graph = exported().graph_module
+
+    def proposed() -> tuple[list, int]:
+        support = Supported(*refused)
+        partitions = CapabilityBasedPartitioner(graph, support, allows_single_node_partition=single).propose_partitions()
+        return [(partition.id, list(partition.nodes.items())) for partition in partitions], len(support.asked)
+
+    wanted = proposed()
+    with whole_partitions():
+        assert proposed() == wanted
+    assert any(node.target is operator.getitem for node in graph.graph.nodes)
+
+
+def test_a_signature_that_changes_is_looked_up_anew():
+    signature = exported().graph_signature
+
+    def parameters() -> dict:
+        kind = torch.export.graph_signature.InputKind.PARAMETER
+        return {spec.arg.name: spec.target for spec in signature.input_specs if spec.kind == kind}
+
+    with indexed_signatures():
+        assert signature.inputs_to_parameters is signature.inputs_to_parameters
+        for change in (
+            lambda: signature.replace_all_uses(next(iter(parameters())), "another"),
+            lambda: setattr(signature.input_specs[1], "target", "elsewhere"),
+            lambda: signature.input_specs.insert(0, signature.input_specs.pop(1)),
+            lambda: signature.input_specs.pop(0),
+            lambda: setattr(signature, "input_specs", signature.input_specs[1:]),
+        ):
+            before = list(parameters().items())
+            change()
+            assert before != list(signature.inputs_to_parameters.items()) == list(parameters().items())
+    assert dict(signature.inputs_to_parameters) == parameters()
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_what_is_left_out_of_decomposing_changes_nothing(writes):
+    everything = _default_decomposition_table()
+    kept = {target: how for target, how in everything.items() if "silu" not in str(target)}
+
+    def lowered(*tables: dict) -> list[str | None]:
+        program = exported(writes)
+        for table in tables:
+            program = program.run_decompositions(dict(table))
+        stacks = [list(node.meta.get("nn_module_stack", {}).values()) for node in program.graph.nodes]
+        return [*(node.format_node() for node in program.graph.nodes), str(stacks), str(program.graph_signature)]
+
+    for tables in (({}, everything), ({}, everything, everything), ({}, kept, everything), ({}, kept, kept)):
+        wanted = lowered(*tables)
+        with needed_decompositions():
+            assert lowered(*tables) == wanted
+
+
+def test_a_decomposition_that_would_change_nothing_is_not_run():
+    program, everything = exported(), _default_decomposition_table()
+    with needed_decompositions():
+        assert program.run_decompositions({}) is program
+        decomposed = program.run_decompositions(dict(everything))
+        assert decomposed is not program and decomposed.run_decompositions(dict(everything)) is decomposed
+        writing = exported(writes=True)
+        assert writing.run_decompositions({}) is not writing

@@ -251,6 +251,18 @@ def test_one_graph_gives_each_target_what_a_lowering_of_its_own_gives(small, tmp
     assert (tmp_path / "shared" / "model.pte").read_bytes() == pte
 
 
+@pytest.mark.slow
+def test_the_npu_form_of_several_layers_is_lowered_as_executorch_lowers_it(folder, tmp_path):
+    write_model(tmp_path / "model", layers=2)
+    given = f"model_dir={tmp_path / 'model'}", f"corpus_dir={folder / 'corpus'}", f"out={tmp_path / 'u85'}"
+    run("quantize", "quant=int8_pc", "family=u85", *given, *WINDOW)
+    run("tosa", f"program_dir={tmp_path / 'u85'}")
+    run("lower", "target=u85_256", f"program_dir={tmp_path / 'u85'}", f"out={tmp_path / 'shared'}")
+    graph, pte = lowered_at_once(tmp_path / "u85", "u85_256", tmp_path)
+    assert (tmp_path / "u85" / "graph.tosa").read_bytes() == graph
+    assert (tmp_path / "shared" / "model.pte").read_bytes() == pte
+
+
 def test_a_program_above_the_budget_of_sram_says_what_it_needs(small, tmp_path):
     run("lower", "target=u85_256_1m", f"program_dir={small['u85']}", f"out={tmp_path / 'ample'}")
     ample = json.loads((tmp_path / "ample" / "lower.json").read_text())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -172,11 +173,14 @@ def test_a_saved_program_computes_what_it_did_in_memory(name, family, tmp_path):
         quant = typed(compose("quantize", overrides=[f"quant={name}", "model_dir=x", "corpus_dir=x", "out=x"])).quant
     if family not in quant.families:
         pytest.skip(f"{name} is not for {family}")
-    layers = torch.nn.Conv1d(20, 6, 3), torch.nn.SiLU(), torch.nn.Linear(18, 5)
+    layers = OrderedDict(widen=torch.nn.Linear(18, 12), activation=torch.nn.SiLU(), narrow=torch.nn.Linear(12, 5))
+    block = torch.nn.Sequential(OrderedDict(feed_forward1=torch.nn.Sequential(layers)))  # named as the parts of a mixture are
+    network = torch.nn.Sequential(OrderedDict(convolution=torch.nn.Conv1d(20, 6, 3), block=block, output=torch.nn.Linear(5, 5)))
     calibrated, unseen = torch.randn(1, 20, 20), torch.randn(1, 20, 20)
-    exported = torch.export.export(torch.nn.Sequential(*layers).eval(), (calibrated,), strict=True)
+    exported = torch.export.export(network.eval(), (calibrated,), strict=True)
     if quant.quantize:
-        exported = program.reexport(program.quantize(exported, schemes.quantizer(quant, Calib(), family), [calibrated]), 20, 20)
+        quantizer = schemes.quantizer(quant, Calib(), family, exported.graph_module)
+        exported = program.reexport(program.quantize(exported, quantizer, [calibrated]), 20, 20)
     program.save(exported, tmp_path / "saved.pt2")
     saved, made = (one.module(check_guards=False) for one in (program.read(tmp_path / "saved.pt2"), exported))
     for x in (calibrated, unseen):

@@ -175,7 +175,8 @@ def test_a_saved_program_computes_what_it_did_in_memory(name, family, tmp_path):
         pytest.skip(f"{name} is not for {family}")
     layers = OrderedDict(widen=torch.nn.Linear(18, 12), activation=torch.nn.SiLU(), narrow=torch.nn.Linear(12, 5))
     block = torch.nn.Sequential(OrderedDict(feed_forward1=torch.nn.Sequential(layers)))  # named as the parts of a mixture are
-    network = torch.nn.Sequential(OrderedDict(convolution=torch.nn.Conv1d(20, 6, 3), block=block, output=torch.nn.Linear(5, 5)))
+    convolution, output = torch.nn.Conv1d(20, 6, 3), torch.nn.Linear(5, 5)
+    network = torch.nn.Sequential(OrderedDict(convolution=convolution, blocks=torch.nn.Sequential(block), output=output))
     calibrated, unseen = torch.randn(1, 20, 20), torch.randn(1, 20, 20)
     exported = torch.export.export(network.eval(), (calibrated,), strict=True)
     if quant.quantize:

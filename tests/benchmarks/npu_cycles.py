@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from public_form import public_form
-from steps import corpus_steps, stage
+from steps import composed, corpus_steps, lowered, stage
 from torch import nn
 
 from earshot import windows
-from earshot.config import CONF_DIR, Calib, Model, Quant, Target, register, typed
+from earshot.config import Calib, Model, Quant, Target
 from earshot.corpus.manifest import load_cuts
 from earshot.features import FrontEnd
 from earshot.files import read_json
@@ -45,19 +44,12 @@ N_MELS = 80
 FORMS = {"npu": "form.npu_form=true", "plain": "form.npu_form=false"}
 
 
-def composed(group: str, choice: str) -> Any:
-    """The values of a file under conf/."""
-    register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        return typed(compose("pipeline", overrides=["~experiment", "+experiment_name=benchmark", f"{group}={choice}"]))
-
-
 def random_model(work: Path, name: str, minutes: float) -> tuple[Path, Path]:
     """Model and corpus directories: weights as they are before training, and a small synthetic corpus."""
     corpus, features, tokenizer = corpus_steps(work, minutes, vocab_size=100)
     model_dir = work / "model"
     if not (model_dir / checkpoint.WEIGHTS).exists():
-        config: Model = composed("model", name).model
+        config: Model = composed(f"model={name}").model
         torch.manual_seed(0)
         pieces = read_pieces(tokenizer / "tokenizer.pieces")
         network = Conformer(config, FrontEnd.load(features / "front_end.json").n_mels, len(pieces))
@@ -68,16 +60,8 @@ def random_model(work: Path, name: str, minutes: float) -> tuple[Path, Path]:
 
 def compiled(work: Path, model_dir: Path, corpus: Path, args: argparse.Namespace, form: str, target: str) -> dict[str, Any]:
     """lower.json of a form of the model for a target; its program and integer graph are in WORK/FORM."""
-    folder, out = work / form, work / form / target
-    family = composed("target", target).target.family
-    if not (folder / "quantize.json").exists():
-        stage("quantize", f"quant={args.quant}", f"calib={args.calib}", f"window={args.window}", FORMS[form], f"family={family}",
-              f"model_dir={model_dir}", f"corpus_dir={corpus}", f"out={folder}")  # fmt: skip
-    if not (folder / "graph.json").exists():
-        stage("tosa", f"program_dir={folder}")
-    if not (out / "lower.json").exists():
-        stage("lower", f"target={target}", f"program_dir={folder}", f"out={out}")
-    return read_json(out / "lower.json")
+    words = f"quant={args.quant}", f"calib={args.calib}", f"window={args.window}", FORMS[form]
+    return lowered(work / form, target, model_dir, corpus, *words)
 
 
 def accuracy(work: Path, corpus: Path, args: argparse.Namespace, form: str) -> dict[str, Any]:
@@ -185,9 +169,9 @@ def network_cycles(network: nn.Module, shape: tuple[int, int, int], target: Targ
 def compare_parts(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Cycles of each part, as the model has it and in the NPU form."""
     config, target, window = (
-        composed("model", args.random).model,
-        composed("target", args.target).target,
-        composed("window", args.window).window,
+        composed(f"model={args.random}").model,
+        composed(f"target={args.target}").target,
+        composed(f"window={args.window}").window,
     )
     table = {}
     for name, (shape, plain, npu) in parts(config, round(window.seconds * 100)).items():
@@ -205,12 +189,12 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     model_dir, corpus = (args.model, args.corpus) if args.model else random_model(args.work, args.random, args.minutes)
     result: dict[str, Any] = {"model": str(args.model or f"{args.random}, random weights"), "window": args.window, "target": args.target}
     for form in FORMS:
-        lowered = compiled(args.work, model_dir, corpus, args, form, args.target)
-        if lowered["status"] != "ok":
-            raise SystemExit(f"{form}: {lowered['reason']}")
-        npu = lowered["npu"]
+        found = compiled(args.work, model_dir, corpus, args, form, args.target)
+        if found["status"] != "ok":
+            raise SystemExit(f"{form}: {found['reason']}")
+        npu = found["npu"]
         result |= {f"{form}_cycles": npu["cycles"], f"{form}_latency_ms": round(npu["latency_ms"], 2)}
-        result |= {f"{form}_sram_kib": npu["sram_kib"], f"{form}_flash_kib": npu["flash_kib"], f"{form}_lowering_s": lowered["lowering_s"]}
+        result |= {f"{form}_sram_kib": npu["sram_kib"], f"{form}_flash_kib": npu["flash_kib"], f"{form}_lowering_s": found["lowering_s"]}
         result |= {f"{form}_operators_cpu": npu["operators_cpu"], f"{form}_operators": sum(npu["operators_npu"].values())}
         result[f"sqnr_db_{form}"] = sqnr_db(args.work / form, model_dir, corpus, args.sqnr_utterances)
         if args.wer:

@@ -1,10 +1,23 @@
-"""Steps of the workflow that benchmarks need: a stage by its command, and a synthetic corpus with its features and tokenizer."""
+"""Steps of the workflow that benchmarks need: a stage by its command, a synthetic corpus with its features and tokenizer, a lowering."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from earshot.config import CONF_DIR, register, typed
+from earshot.files import read_json
+
+
+def composed(*words: str) -> Any:
+    """The values of files under conf/, chosen and changed by `words` (target=u85_256 window.seconds=3)."""
+    register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        return typed(compose("pipeline", overrides=["~experiment", "+experiment_name=benchmark", *words]))
 
 
 def stage(name: str, *arguments: str) -> None:
@@ -23,3 +36,19 @@ def corpus_steps(work: Path, minutes: float, vocab_size: int) -> tuple[Path, Pat
     if not (tokenizer / "tokenizer.json").exists():
         stage("tokenizer", f"tokenizer.vocab_size={vocab_size}", f"corpus_dir={corpus}", f"out={tokenizer}")
     return corpus, features, tokenizer
+
+
+def lowered(folder: Path, target: str, model_dir: Path, corpus: Path, *words: str) -> dict[str, Any]:
+    """lower.json of a model for a target, in `folder`/`target`; its program and integer graph are in `folder`. A step that is done is left.
+
+    `words` are for the quantize stage.
+    """
+    out = folder / target
+    if not (folder / "quantize.json").exists():
+        family = composed(f"target={target}").target.family
+        stage("quantize", *words, f"family={family}", f"model_dir={model_dir}", f"corpus_dir={corpus}", f"out={folder}")
+    if not (folder / "graph.json").exists():
+        stage("tosa", f"program_dir={folder}")
+    if not (out / "lower.json").exists():
+        stage("lower", f"target={target}", f"program_dir={folder}", f"out={out}")
+    return read_json(out / "lower.json")

@@ -294,10 +294,15 @@ class Calib(Checked):
 
 @dataclass
 class Window(Checked):
-    """The fixed length of audio that an exported program takes, and how longer utterances are cut."""
+    """The fixed length of audio that an exported program takes, and how longer utterances are cut.
+
+    With left context, what the layers computed of the speech before a window is an input of the program, and its overlap is a look-ahead:
+    only the next window, which knows what follows, gives the outputs there.
+    """
 
     seconds: float = bounded(10.0, gt=0.0, le=60.0)
     overlap_s: float = bounded(2.0, ge=0.0)
+    left_context_s: float = bounded(0.0, ge=0.0, le=60.0)  # 0: each window is computed by itself
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -116,7 +116,7 @@ class ShiftedScores(nn.Module):
 
 
 def shift_each(*heads: torch.Tensor) -> list[torch.Tensor]:
-    return [relative_shift(head.permute(0, 2, 3, 1))[:, 0] for head in heads]
+    return [relative_shift(head.permute(0, 2, 3, 1), head.shape[3])[:, 0] for head in heads]
 
 
 def softmax_first(x: torch.Tensor) -> torch.Tensor:

@@ -37,6 +37,13 @@ def evaluate(monkeypatch, tiny, out, *more: str) -> dict:
     return json.loads(out.read_text())
 
 
+def test_a_cache_of_left_context_gives_other_words_than_windows_alone(monkeypatch, tiny, tmp_path):
+    alone = evaluate(monkeypatch, tiny, tmp_path / "alone.json")
+    cached = evaluate(monkeypatch, tiny, tmp_path / "cached.json", "window.left_context_s=1")
+    assert cached["accuracy"]["float_full"] == alone["accuracy"]["float_full"]
+    assert cached["accuracy"]["float"] != alone["accuracy"]["float"]
+
+
 def test_float_model_over_windows_and_whole(monkeypatch, tiny, tmp_path):
     out = tmp_path / "key=value, (odd) näme" / "float.json"
     found = evaluate(monkeypatch, tiny, out)

@@ -119,7 +119,7 @@ def test_without_positions_padding_changes_nothing_and_the_order_of_far_frames_n
 def test_relative_shift_puts_each_key_at_its_distance():
     t = 5
     scores = torch.randn(2, 3, t, 2 * t - 1)
-    shifted = relative_shift(scores)
+    shifted = relative_shift(scores, keys=scores.shape[2])
     for query in range(t):
         for key in range(t):
             distance = query - key  # column 0 is distance t - 1

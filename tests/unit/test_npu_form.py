@@ -144,7 +144,7 @@ def test_the_softmax_that_is_normalised_last_is_the_softmax():
 def test_two_heads_are_shifted_as_the_model_shifts_them(frames):
     random = torch.Generator().manual_seed(frames)
     queries, positions = torch.randn(2, frames, 4, generator=random), torch.randn(2, 2 * frames - 1, 4, generator=random)
-    wanted = relative_shift((queries @ positions.transpose(1, 2)).unsqueeze(0))[0]
+    wanted = relative_shift((queries @ positions.transpose(1, 2)).unsqueeze(0), frames)[0]
     by_head = [
         pointwise(Affine(by_distance(p).double(), torch.zeros(2 * frames + 1)))(q.T[None, :, None])
         for q, p in zip(queries, positions, strict=True)
@@ -157,7 +157,7 @@ def test_two_heads_are_shifted_as_the_model_shifts_them(frames):
 def test_a_head_of_absolute_positions_is_shifted_as_the_model_shifts_it(frames):
     random = torch.Generator().manual_seed(frames)
     query, positions = torch.randn(frames, 4, generator=random), torch.randn(frames, 4, generator=random)
-    wanted = relative_shift((query @ positions.T)[None, None])[0]
+    wanted = relative_shift((query @ positions.T)[None, None], frames)[0]
     scores = pointwise(Affine(by_frame(positions).double(), torch.zeros(frames + 1)))(query.T[None, :, None])
     torch.testing.assert_close(shift_one(scores), wanted, rtol=0, atol=1e-5)
 

@@ -16,6 +16,7 @@ from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
 from earshot.files import read_json
 from earshot.model import Conformer, checkpoint
+from earshot.model.streaming import Streaming, StreamingConformer, silence_cache
 from earshot.model.subsampling import OutputGrid
 
 if TYPE_CHECKING:
@@ -31,6 +32,17 @@ class Program(Protocol):
     grid: OutputGrid
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor: ...
+
+
+class ProgramWithCache(Protocol):
+    """What runs one window after the other: features and a cache [rows, D] to logits and the cache of the next window."""
+
+    layout: windows.Layout
+    first_cache: torch.Tensor
+    front_end: FrontEnd
+    pieces: list[str]
+
+    def __call__(self, features: torch.Tensor, cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 @dataclass
@@ -57,6 +69,20 @@ class FloatProgram:
         return whole(self._model, features)
 
 
+class FloatProgramWithCache:
+    """A checkpoint that is run on windows with a cache of left context, as an exported program is."""
+
+    def __init__(self, recognizer: checkpoint.Recognizer, layout: windows.Layout) -> None:
+        self.layout, self.front_end, self.pieces = layout, recognizer.front_end, recognizer.pieces
+        self._form = StreamingConformer(recognizer.model, Streaming(layout.outputs, layout.hop, layout.left))
+        self.first_cache = silence_cache(self._form, recognizer.front_end.silence(), layout.frames)[0]
+
+    @torch.inference_mode()
+    def __call__(self, features: torch.Tensor, cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, cache = self._form(features[None], cache[None])
+        return logits[0], cache[0]
+
+
 @torch.inference_mode()
 def whole(model: Conformer, features: torch.Tensor) -> torch.Tensor:
     """Logits of an utterance in one piece; [0, 1] where it is too short for a single output."""
@@ -70,24 +96,54 @@ def windowed(name: str, program: Program, overlap_s: float, source: str | Path, 
         ArtifactError: the program's logits do not fit its window or its pieces.
     """
     layout, silence = windows.layout(program.window_frames, overlap_s, program.front_end, program.grid), program.front_end.silence()
-    expected = (layout.outputs, len(program.pieces))
 
     def checked(features: torch.Tensor) -> torch.Tensor:
-        logits = program(features)
-        if tuple(logits.shape) != expected:
-            found, wanted = tuple(logits.shape), "its window and tokenizer.pieces ask for"
-            raise ArtifactError(f"{source}: gives logits {found}, but {wanted} {expected}; run the step that made it again")
-        return logits
+        return check_logits(program(features), layout, program.pieces, source)
 
     return Form(name, lambda features: windows.run(checked, features, layout, silence, progress), program.front_end, program.pieces)
+
+
+def with_cache(name: str, program: ProgramWithCache, source: str | Path, progress: bool = False) -> Form:
+    """A program of one window after the other as a form for utterances of any length, as `windowed` has it."""
+    layout, silence = program.layout, program.front_end.silence()
+
+    def checked(features: torch.Tensor, cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, cache = program(features, cache)
+        return check_logits(logits, layout, program.pieces, source), cache
+
+    def logits(features: torch.Tensor) -> torch.Tensor:
+        return windows.run_with_cache(checked, features, layout, silence, program.first_cache, progress)
+
+    return Form(name, logits, program.front_end, program.pieces)
+
+
+def check_logits(logits: torch.Tensor, layout: windows.Layout, pieces: list[str], source: str | Path) -> torch.Tensor:
+    """The logits of a window, [outputs, pieces].
+
+    Raises:
+        ArtifactError: they are not.
+    """
+    found, expected = tuple(logits.shape), (layout.outputs, len(pieces))
+    if found != expected:
+        wanted = "its window and tokenizer.pieces ask for"
+        raise ArtifactError(f"{source}: gives logits {found}, but {wanted} {expected}; run the step that made it again")
+    return logits
+
+
+def open_windowed(recognizer: checkpoint.Recognizer, window: Window, source: str | Path, progress: bool = False) -> Form:
+    """The float model over windows, with a cache where the window has left context."""
+    frames, front_end, grid = windows.frames_of(window, recognizer.front_end), recognizer.front_end, recognizer.model.grid
+    if not window.left_context_s:
+        return windowed("float", FloatProgram(recognizer, frames), window.overlap_s, source, progress)
+    layout = windows.layout(frames, window.overlap_s, front_end, grid, window.left_context_s)
+    return with_cache("float", FloatProgramWithCache(recognizer, layout), source, progress)
 
 
 def open_model(model_dir: str | Path, window: Window) -> list[Form]:
     """The float model over windows, and over whole utterances."""
     recognizer = checkpoint.load(model_dir)
-    program = FloatProgram(recognizer, windows.frames_of(window, recognizer.front_end))
     full = Form("float_full", lambda features: whole(recognizer.model, features), recognizer.front_end, recognizer.pieces)
-    return [windowed("float", program, window.overlap_s, model_dir), full]
+    return [open_windowed(recognizer, window, model_dir), full]
 
 
 def load_program(program_dir: str | Path) -> Program:

@@ -88,11 +88,10 @@ def open_program(path: str, window: Window) -> Form:
 def open_checkpoint(model_dir: Path, window: Window) -> Form:
     """The float model: utterances up to the window in one piece, longer ones over windows, so that memory stays bounded."""
     recognizer = checkpoint.load(model_dir)
-    program = recognizers.FloatProgram(recognizer, windows.frames_of(window, recognizer.front_end))
-    cut = recognizers.windowed("float", program, window.overlap_s, model_dir, progress=True)
+    cut, longest = recognizers.open_windowed(recognizer, window, model_dir, progress=True), windows.frames_of(window, recognizer.front_end)
 
     def logits(features: torch.Tensor) -> torch.Tensor:
-        return cut.logits(features) if len(features) > program.window_frames else recognizers.whole(recognizer.model, features)
+        return cut.logits(features) if len(features) > longest else recognizers.whole(recognizer.model, features)
 
     return Form("float", logits, recognizer.front_end, recognizer.pieces)
 

@@ -13,6 +13,14 @@ overlap, n = 18 outputs of the utterance; each window starts w - o after the one
 
 Joined are the outputs marked #: each pair of neighbours switches in the middle of its overlap, where both have context on both sides. An
 utterance shorter than the window is padded at its end with silence, and the outputs that it would not have by itself are dropped.
+
+A program with a cache of left context (model/streaming.py) is given the windows in order, each o before the end of the one before, where
+its look-ahead begins. Of each the outputs up to there are joined, of the last all that the utterance has; it is padded as far as needed:
+
+    window 0  # # # # - - - -
+    window 1          # # # # - - - -
+    window 2                  # # # # - - - -
+    window 3                          # # # # # # . .
 """
 
 from __future__ import annotations
@@ -41,28 +49,41 @@ class Piece:
 
 @dataclass(frozen=True)
 class Layout:
-    """How utterances are cut: window length in input frames, the overlap of two windows in outputs, and the grid that outputs lie on."""
+    """How utterances are cut: window length in input frames, the overlap of two windows in outputs, and the grid that outputs lie on.
+
+    `left` outputs before a window are known to it from a cache; 0 where each window is computed by itself.
+    """
 
     frames: int
     overlap: int
     grid: OutputGrid
+    left: int = 0
 
     @property
     def outputs(self) -> int:
         """Outputs of one window."""
         return self.grid.output_frames(self.frames)
 
+    @property
+    def hop(self) -> int:
+        """Outputs from one window to the next."""
+        return self.outputs - self.overlap
+
     def pieces(self, frames: int) -> list[Piece]:
         """The windows of an utterance of `frames` input frames; together they take each of its outputs exactly once.
 
-        No output that is taken looks at a frame beyond the utterance unless the utterance is shorter than one window.
+        Without a cache, no output that is taken looks at a frame beyond the utterance unless the utterance is shorter than one window.
         """
         total = max(0, self.grid.output_frames(frames))
         if total == 0:
             return []
         end = max(0, total - self.outputs)
-        begins = [*range(0, end, self.outputs - self.overlap), end]
-        switches = [0, *((begin + before + self.outputs) // 2 for before, begin in pairwise(begins)), total]
+        if self.left:
+            begins = [*range(0, end + self.hop, self.hop)]
+            switches = [*begins, total]
+        else:
+            begins = [*range(0, end, self.hop), end]
+            switches = [0, *((begin + before + self.outputs) // 2 for before, begin in pairwise(begins)), total]
         return [Piece(begin * self.grid.factor, first, last) for begin, (first, last) in zip(begins, pairwise(switches), strict=True)]
 
 
@@ -71,14 +92,18 @@ def frames_of(window: Window, front_end: FrontEnd) -> int:
     return round(window.seconds * SAMPLE_RATE_HZ / front_end.hop_length)
 
 
-def layout(window_frames: int, overlap_s: float, front_end: FrontEnd, grid: OutputGrid) -> Layout:
-    """Windows of `window_frames` frames that overlap by at least `overlap_s`, rounded up to the grid of the outputs.
+def layout(window_frames: int, overlap_s: float, front_end: FrontEnd, grid: OutputGrid, left_context_s: float = 0.0) -> Layout:
+    """Windows of `window_frames` frames that overlap by at least `overlap_s`, rounded up to the grid of the outputs; so is the left context.
 
     Raises:
         ConfigError: a window leaves no output beside the overlap.
     """
-    overlap = -(-round(overlap_s * SAMPLE_RATE_HZ / front_end.hop_length) // grid.factor)
-    made = Layout(window_frames, overlap, grid)
+
+    def outputs(seconds: float) -> int:
+        return -(-round(seconds * SAMPLE_RATE_HZ / front_end.hop_length) // grid.factor)
+
+    overlap = outputs(overlap_s)
+    made = Layout(window_frames, overlap, grid, outputs(left_context_s))
     if made.outputs <= overlap:
         seconds = window_frames * front_end.hop_length / SAMPLE_RATE_HZ
         raise ConfigError(f"window.overlap_s={overlap_s}: leaves nothing of a window of {seconds:g} s; lengthen window.seconds")
@@ -106,3 +131,24 @@ def run(
         begin = piece.start // layout.grid.factor
         joined.append(program(cut(features, piece, layout, silence))[piece.first - begin : piece.last - begin])
     return torch.cat(joined) if joined else torch.zeros(0, 1)
+
+
+def run_with_cache(
+    program: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    features: torch.Tensor,
+    layout: Layout,
+    silence: torch.Tensor,
+    first_cache: torch.Tensor,
+    progress: bool = False,
+) -> torch.Tensor:
+    """`run` with a program that is given a cache with each window, [frames, n_mels] and [rows, D], and gives that of the next beside its
+    logits. The first window of an utterance is given `first_cache`.
+    """
+    cache = first_cache
+
+    def one(window: torch.Tensor) -> torch.Tensor:
+        nonlocal cache
+        logits, cache = program(window, cache)
+        return logits
+
+    return run(one, features, layout, silence, progress)

@@ -15,9 +15,12 @@ def sinusoids(positions_r: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :dim]
 
 
-def relative_positions(frames: int, dim: int) -> torch.Tensor:
-    """Sinusoids [2 * frames - 1, dim] of the distances frames - 1, ..., 0, ..., 1 - frames (query minus key)."""
-    return sinusoids(torch.arange(frames - 1, -frames, -1.0), dim)
+def relative_positions(frames: int, dim: int, context: int = 0) -> torch.Tensor:
+    """Sinusoids [context + 2 * frames - 1, dim] of the distances (query minus key) of `frames` frames from themselves and `context` before.
+
+    They are context + frames - 1, ..., 0, ..., 1 - frames.
+    """
+    return sinusoids(torch.arange(context + frames - 1, -frames, -1.0), dim)
 
 
 def absolute_positions(frames: int, dim: int) -> torch.Tensor:
@@ -25,11 +28,12 @@ def absolute_positions(frames: int, dim: int) -> torch.Tensor:
     return sinusoids(torch.arange(0.0, frames), dim)
 
 
-def relative_shift(scores_bhtr: torch.Tensor) -> torch.Tensor:
-    """Scores by distance [B, H, T, 2T - 1], or by absolute position [B, H, T, T], to scores by key [B, H, T, T].
+def relative_shift(scores_bhtr: torch.Tensor, keys: int) -> torch.Tensor:
+    """Scores by distance [B, H, T, keys + T - 1], or by absolute position [B, H, T, T], to scores by key [B, H, T, keys].
 
-    Row i holds the distances T-1 ... 1-T; its key j lies at distance i - j, thus at column T - 1 - i + j. One column of padding makes each
-    row of the flat memory start one element later than the row above, which is this shift:
+    The queries are the last T of the keys' frames. Row i holds the distances keys - 1 ... 1 - T; key j lies at distance keys - T + i - j,
+    thus at column T - 1 - i + j. One column of padding makes each row of the flat memory start one element later than the row above, which
+    is this shift:
 
         . a b c d e          row 0 keeps c d e
         . f g h i j    ->    row 1 keeps g h i
@@ -40,7 +44,7 @@ def relative_shift(scores_bhtr: torch.Tensor) -> torch.Tensor:
     """
     b, h, t, r = scores_bhtr.shape
     padded = nn.functional.pad(scores_bhtr, (1, 0))
-    return padded.reshape(b, h, r + 1, t)[:, :, 1:].reshape(b, h, t, r)[..., :t]
+    return padded.flatten(2)[:, :, t:].reshape(b, h, t, r)[..., :keys]
 
 
 class Attention(nn.Module):
@@ -62,17 +66,22 @@ class Attention(nn.Module):
     def _split(self, x_btd: torch.Tensor) -> torch.Tensor:
         return x_btd.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, D / H]
 
-    def forward(self, x_btd: torch.Tensor, positions_rd: torch.Tensor | None, valid_bt: torch.Tensor | None) -> torch.Tensor:
-        """`positions_rd`: of `relative_positions(T, D)` or `absolute_positions(T, D)`; `valid_bt`: False where a frame is padding."""
-        q, k, v = self._split(self.query(x_btd)), self._split(self.key(x_btd)), self._split(self.value(x_btd))
+    def forward(
+        self, x_btd: torch.Tensor, positions_rd: torch.Tensor | None, valid_bt: torch.Tensor | None, context_bcd: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`positions_rd`: of `relative_positions(T, D, C)` or `absolute_positions(T, D)`; `valid_bt`: False where a frame is padding;
+        `context_bcd`: frames before the first, which are keys and no queries.
+        """
+        keys_bsd = x_btd if context_bcd is None else torch.cat([context_bcd, x_btd], dim=1)
+        q, k, v = self._split(self.query(x_btd)), self._split(self.key(keys_bsd)), self._split(self.value(keys_bsd))
         if self.position is None:
-            scores_bhtt = torch.matmul(q, k.transpose(-1, -2)) * self.scale
+            scores_bhts = torch.matmul(q, k.transpose(-1, -2)) * self.scale
         else:
             p = self._split(self.position(positions_rd).unsqueeze(0))
             content = torch.matmul(q + self.u, k.transpose(-1, -2))
-            position = relative_shift(torch.matmul(q + self.v, p.transpose(-1, -2)))
-            scores_bhtt = (content + position) * self.scale
+            position = relative_shift(torch.matmul(q + self.v, p.transpose(-1, -2)), keys_bsd.shape[1])
+            scores_bhts = (content + position) * self.scale
         if valid_bt is not None:
-            scores_bhtt = scores_bhtt.masked_fill(~valid_bt[:, None, None, :], -torch.inf)
-        weights = self.dropout(torch.softmax(scores_bhtt, dim=-1))
+            scores_bhts = scores_bhts.masked_fill(~valid_bt[:, None, None, :], -torch.inf)
+        weights = self.dropout(torch.softmax(scores_bhts, dim=-1))
         return self.out(torch.matmul(weights, v).transpose(1, 2).flatten(2))

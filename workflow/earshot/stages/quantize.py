@@ -31,6 +31,8 @@ def window_frames(window: Window, front_end: FrontEnd) -> int:
         ConfigError: no speech fits into the window.
     """
     frames = windows.frames_of(window, front_end)
+    if window.left_context_s:
+        raise ConfigError(f"window.left_context_s={window.left_context_s:g}: for the float model alone; set it to 0 for a program")
     if window.seconds < SHORTEST_WINDOW_S:
         raise ConfigError(f"window.seconds={window.seconds:g}: too short for any speech; give at least {SHORTEST_WINDOW_S:g}")
     return frames

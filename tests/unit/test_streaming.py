@@ -7,7 +7,9 @@ from torch import nn
 from earshot.config import Model
 from earshot.errors import ConfigError
 from earshot.model import Conformer
-from earshot.model.attention import relative_positions
+from earshot.model.attention import relative_positions, relative_shift
+from earshot.model.npu import to_npu
+from earshot.model.npu.attention import shift_to_keys
 from earshot.model.streaming import Streaming, StreamingConformer, normalised, silence_cache
 from earshot.model.subsampling import OutputGrid
 from earshot.windows import Layout, layout, run_with_cache
@@ -50,7 +52,7 @@ def windows_in_turn(form: StreamingConformer, x: torch.Tensor, count: int, cache
 @pytest.mark.parametrize(("hop", "lookahead"), [(10, 0), (10, 6), (7, 7)])
 @torch.no_grad()
 def test_one_layer_gives_what_the_model_gives_of_context_and_window_where_its_kernel_sees_the_window_alone(positions, hop, lookahead):
-    """With one layer, attention needs of the context only what each frame is by itself; the filtered frames there knew less of what follows."""
+    """With one layer, attention needs of the context what each frame is by itself; the filtered frames there knew less of what follows."""
     model, before = trained(layers=1, positions=positions), 3
     form = StreamingConformer(model, Streaming(hop + lookahead, hop, left=before * hop))
     x = torch.randn(1, frames_of(before * hop + hop + lookahead), N_MELS)
@@ -63,7 +65,7 @@ def test_one_layer_gives_what_the_model_gives_of_context_and_window_where_its_ke
 @pytest.mark.parametrize(("left", "windows"), [(4, 3), (8, 3), (20, 3)])
 @torch.no_grad()
 def test_layer_by_layer_over_all_windows_gives_the_same(left, windows):
-    """Without look-ahead each frame is computed once: a layer can be done for the whole utterance before the next, by the model's own parts."""
+    """Without look-ahead each frame is computed once: a layer is done for the whole utterance before the next, by the model's parts."""
     model, hop = trained(layers=3), 8
     form = StreamingConformer(model, Streaming(hop, hop, left))
     x = torch.randn(1, frames_of(windows * hop), N_MELS)
@@ -106,6 +108,29 @@ def test_more_silence_leaves_what_silence_left():
 def test_absolute_positions_are_refused():
     with pytest.raises(ConfigError, match=r"left_context_s.*absolute"):
         StreamingConformer(trained(positions="absolute"), Streaming(20, 15, 30))
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+@pytest.mark.parametrize("size", [{}, {"heads": 1}, {"heads": 4, "conv_kernel": 31}, {"positions": "none"}], ids=str)
+@pytest.mark.parametrize(("outputs", "hop", "left"), [(20, 15, 30), (9, 9, 2), (1, 1, 4)])
+@torch.no_grad()
+def test_the_npu_form_gives_the_same_logits_and_cache_window_after_window(size, outputs, hop, left, chunks):
+    model, streaming = trained(**size), Streaming(outputs, hop, left)
+    form, npu = StreamingConformer(model, streaming), to_npu(model, frames_of(outputs), N_MELS, 2048, chunks, streaming)
+    cache = npu_cache = torch.randn(form.cache_shape)
+    for _ in range(3):
+        x = torch.randn(1, frames_of(outputs), N_MELS)
+        wanted, cache = form(x, cache)
+        found, npu_cache = npu(x, npu_cache)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+        torch.testing.assert_close(npu_cache, cache, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 5), (4, 4), (4, 5), (5, 17)])
+def test_a_head_is_shifted_to_its_keys_as_the_model_shifts_it(queries, keys):
+    scores = torch.randn(1, 1, queries, keys + queries - 1)
+    by_column = torch.nn.functional.pad(scores, (0, 1))[:, 0].transpose(1, 2).unsqueeze(2)  # [1, columns, 1, T], as a convolution gives it
+    assert torch.equal(shift_to_keys(by_column), relative_shift(scores, keys)[0])
 
 
 # ---------------------------------------------------------------- windows in turn

@@ -93,7 +93,7 @@ def frames_of(window: Window, front_end: FrontEnd) -> int:
 
 
 def layout(window_frames: int, overlap_s: float, front_end: FrontEnd, grid: OutputGrid, left_context_s: float = 0.0) -> Layout:
-    """Windows of `window_frames` frames that overlap by at least `overlap_s`, rounded up to the grid of the outputs; so is the left context.
+    """Windows of `window_frames` frames; overlap and left context are rounded up to the grid of the outputs.
 
     Raises:
         ConfigError: a window leaves no output beside the overlap.

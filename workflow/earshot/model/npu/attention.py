@@ -19,7 +19,7 @@ def largest(scores: torch.Tensor) -> torch.Tensor:
 
 
 def attend(scores: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """softmax(scores [1, T, T]) @ values [1, T, d], normalised after the product, where there are d columns instead of T."""
+    """softmax(scores [1, T, S]) @ values [1, S, d], normalised after the product, where there are d columns instead of S."""
     weights = torch.exp(scores - largest(scores))
     return torch.matmul(weights, values) * torch.reciprocal(weights.sum(-1, keepdim=True))
 
@@ -46,10 +46,29 @@ def shift_two(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, 
     return rows[:, :t, t:], rows[:, t + 1 :, :t]
 
 
+def by_distance_of_one(positions_rd: torch.Tensor) -> torch.Tensor:
+    """Projected positions [S + T - 1, d] of distances with a row of zeros behind: weights [S + T, d] of the scores for `shift_to_keys`."""
+    return nn.functional.pad(positions_rd, (0, 0, 0, 1))
+
+
+def shift_to_keys(scores: torch.Tensor) -> torch.Tensor:
+    """Scores by distance [1, S + T, 1, T] of queries that are the last T of S frames, to scores by key, [1, T, S].
+
+    Key j of row i stands in column T - 1 - i + j: read as rows that are one element shorter, in column T - 1 + j of each. Less is read than
+    there is, by T elements: a row, when the same memory is read as rows of T.
+    """
+    columns, t = scores.shape[1], scores.shape[3]
+    rows = scores.permute(0, 2, 3, 1).reshape(1, columns, t)[:, : columns - 1].reshape(1, t, columns - 1)
+    return rows[:, :, t - 1 :]
+
+
 def shift_one(scores: torch.Tensor) -> torch.Tensor:
     """Scores by frame [1, T + 1, 1, T], column 0 of no frame, to what `relative_shift` makes of absolute positions, [1, T, T]."""
     t = scores.shape[-1]
     return scores.permute(0, 2, 3, 1).reshape(1, t + 1, t)[:, 1:]
+
+
+WEIGHTS = {shift_two: by_distance, shift_to_keys: by_distance_of_one, shift_one: by_frame}  # of the positions, for each shift
 
 
 class NpuSelfAttention(nn.Module):
@@ -60,7 +79,7 @@ class NpuSelfAttention(nn.Module):
     ignores; that of the values passes through the softmax, whose weights add up to one, and is in the bias of the output.
     """
 
-    def __init__(self, plain: SelfAttention, positions_rd: torch.Tensor | None, frames: int) -> None:
+    def __init__(self, plain: SelfAttention, positions_rd: torch.Tensor | None, frames: int, context: int = 0) -> None:
         super().__init__()
         attention, norm = plain.attention, plain.norm
         self.head_width = width(norm) // attention.heads
@@ -72,34 +91,44 @@ class NpuSelfAttention(nn.Module):
         self.values = nn.ModuleList(pointwise(value.without_bias().rows(*head)) for head in heads)
         self.out = pointwise(Affine.of(attention.out).after_constant(value.bias).centred())
         self.positions = nn.ModuleList()
-        self.distances = positions_rd is not None and len(positions_rd) == 2 * frames - 1
+        self.shift = shift_two
+        if context:
+            self.shift = shift_to_keys
+        elif positions_rd is not None and len(positions_rd) == frames:
+            self.shift = shift_one
         if positions_rd is not None:
             u, v = (bias.detach().double().flatten() * attention.scale for bias in (attention.u, attention.v))
             query = query.shifted(u)
             projected = positions_rd.double() @ Affine.of(attention.position).weight.T
             for first, last in heads:
-                weight = (by_distance if self.distances else by_frame)(projected[:, first:last])
+                weight = WEIGHTS[self.shift](projected[:, first:last])
                 self.positions.append(pointwise(Affine(weight, weight @ (v - u)[first:last])))
         self.query = pointwise(query)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(x)
+        return self.normalised(x, x)
+
+    def normalised(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """Of x [1, D, 1, T] behind its norm, the queries, and of all frames that they see, [1, D, 1, S], which end with them."""
         queries = self.query(x).split(self.head_width, dim=1)
         by_position = self._position_scores(queries)
         heads = []
         for h, (query, key, value) in enumerate(zip(queries, self.keys, self.values, strict=True)):
             # A permute of four axes swaps those of the keys: it is part of the convolution's write; one of three has all weights read again
             # for each row.
-            scores = torch.matmul(query.squeeze(2).transpose(1, 2), key(x).permute(0, 2, 1, 3).squeeze(1))
+            scores = torch.matmul(query.squeeze(2).transpose(1, 2), key(seen).permute(0, 2, 1, 3).squeeze(1))
             if by_position:
                 scores = scores + by_position[h]
-            heads.append(attend(scores, value(x).squeeze(2).transpose(1, 2)).transpose(1, 2).unsqueeze(2))
+            heads.append(attend(scores, value(seen).squeeze(2).transpose(1, 2)).transpose(1, 2).unsqueeze(2))
         return self.out(torch.cat(heads, dim=1))
 
     def _position_scores(self, queries: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-        """[1, T, T] of each head; nothing for attention without positions. Where the heads are odd, the last is shifted beside itself."""
+        """[1, T, S] of each head; nothing for attention without positions. Where the heads are odd, the last is shifted beside itself."""
         scores = [position(query) for position, query in zip(self.positions, queries, strict=False)]
-        if not self.distances:
+        if self.shift is shift_to_keys:
+            return [shift_to_keys(of_head) for of_head in scores]
+        if self.shift is shift_one:
             return [shift_one(of_head) for of_head in scores]
         pairs = [shift_two(scores[h], scores[min(h + 1, len(scores) - 1)]) for h in range(0, len(scores), 2)]
         return [of_head for pair in pairs for of_head in pair][: len(scores)]

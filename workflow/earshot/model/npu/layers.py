@@ -40,18 +40,26 @@ class NpuFeedForward(nn.Module):
 
 
 class NpuConvolution(nn.Module):
-    """The convolution module: value and gate of the GLU are two convolutions, the batch norm is in the depthwise one."""
+    """The convolution module: value and gate of the GLU are two convolutions, the batch norm is in the depthwise one.
 
-    def __init__(self, plain: Convolution) -> None:
+    `with_context`: it is given the frames before the first, as many as its kernel reaches, instead of taking zeros for them.
+    """
+
+    def __init__(self, plain: Convolution, with_context: bool = False) -> None:
         super().__init__()
         dim = width(plain.norm)
         both = Affine.of(plain.pointwise_in).after_norm(plain.norm)
         self.norm = Normalise(plain.norm)
         self.value, self.gate = pointwise(both.rows(0, dim)), pointwise(both.rows(dim, 2 * dim))
         self.depthwise = depthwise_with_batch_norm(plain.depthwise, plain.batch_norm)
+        self.context = self.depthwise.padding[1] if with_context else 0
         self.pointwise_out = pointwise(Affine.of(plain.pointwise_out).centred())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm(x)
-        x = self.value(x) * torch.sigmoid(self.gate(x))
-        return self.pointwise_out(nn.functional.silu(self.depthwise(x)))
+        return self.normalised(self.norm(x))
+
+    def normalised(self, x: torch.Tensor) -> torch.Tensor:
+        """Of x [1, D, 1, S] behind the norm, with the context where the module is given one."""
+        x = nn.functional.silu(self.depthwise(self.value(x) * torch.sigmoid(self.gate(x))))
+        # What is filtered of the context is left here: a convolution reads where it is told to, zeros on one side alone would be a copy.
+        return self.pointwise_out(x[..., self.context :] if self.context else x)

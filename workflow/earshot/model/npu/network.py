@@ -12,6 +12,8 @@ from earshot.model.npu import subsampling
 from earshot.model.npu.attention import NpuSelfAttention
 from earshot.model.npu.folding import Affine, gain, pointwise
 from earshot.model.npu.layers import Normalise, NpuConvolution, NpuFeedForward
+from earshot.model.npu.streaming import NpuStreamingConformer
+from earshot.model.streaming import Streaming, StreamingConformer
 from earshot.model.subsampling import ConvSubsampling
 
 # What the rewrites know, by exact type: a subclass may compute something else.
@@ -60,8 +62,12 @@ class NpuConformer(nn.Module):
         return self.output(x).squeeze(2).transpose(1, 2)
 
 
-def to_npu(model: Conformer, window_frames: int, n_mels: int, sram_kib: int, chunks: int | None = None) -> nn.Module:
+def to_npu(
+    model: Conformer, window_frames: int, n_mels: int, sram_kib: int, chunks: int | None = None, streaming: Streaming | None = None
+) -> nn.Module:
     """The NPU form of a trained model for a window: features [1, window_frames, n_mels] to logits [1, T', V], for inference.
+
+    With `streaming`, a cache is taken and given besides, as by a StreamingConformer.
 
     Args:
         sram_kib: the subsampling is cut into as many pieces of time as its memory asks for to stay within this budget.
@@ -77,7 +83,12 @@ def to_npu(model: Conformer, window_frames: int, n_mels: int, sram_kib: int, chu
         raise ConfigError(f"a window of {window_frames} frames is too short for one output frame; lengthen window.seconds")
     if chunks is None:
         chunks = chunks_within(model, outputs, n_mels, sram_kib)
-    return NpuConformer(model, window_frames, n_mels, min(chunks, outputs)).eval().requires_grad_(False)
+    chunks = min(chunks, outputs)
+    if streaming is None:
+        network = NpuConformer(model, window_frames, n_mels, chunks)
+    else:
+        network = NpuStreamingConformer(StreamingConformer(model, streaming), window_frames, n_mels, chunks)
+    return network.eval().requires_grad_(False)
 
 
 def refuse_unknown(model: Conformer) -> None:

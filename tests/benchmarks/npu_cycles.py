@@ -158,7 +158,7 @@ def network_cycles(network: nn.Module, shape: tuple[int, int, int], target: Targ
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     exported = torch.export.export(network.eval().requires_grad_(False), (x,), strict=True)
     quantizer = schemes.quantizer(Quant(scheme="int8_pc"), Calib(observer="minmax"), target.family, exported.graph_module)
-    exported = program.reexport(program.quantize(exported, quantizer, [x]), shape[1], shape[2])
+    exported = program.reexport(program.quantize(exported, quantizer, [(x,)]), shape)
     graph = to_tosa.lower(exported, ethosu.operator_set(target), log)
     with tempfile.TemporaryDirectory() as folder:
         ethosu.compile_graph(graph.content, graph.template, target, Path(folder), log)
@@ -207,7 +207,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             )
         print(json.dumps(result, indent=2), file=sys.stderr, flush=True)
     if args.public:
-        window, target = composed("window", args.window).window, composed("target", args.target).target
+        window, target = composed(f"window={args.window}").window, composed(f"target={args.target}").target
         recognizer = checkpoint.load(model_dir)
         frames = windows.frames_of(window, recognizer.front_end)
         public, shape = public_form(recognizer.model, frames), (1, frames, recognizer.front_end.n_mels)

@@ -157,6 +157,8 @@ def test_what_only_training_reads_is_no_value_of_an_imported_model():
         ({"overrides": "train.epochs=0"}, "at least 1"),
         ({"overrides": "corpus.on_bad=ignore"}, "fail, skip"),
         ({"overrides": "window.overlap_s=4"}, "overlap_s"),
+        ({"window": "2s_cached", "sweep": "quant=int8_pc target=host"}, "left_context_s=2: .* of the NPU form"),
+        ({"window": "2s_cached", "sweep": "quant=a16w8 target=u85_256"}, "left_context_s=2: .* of the NPU form"),
         ({"overrides": "model.subsampling_channels=[32,0]"}, "at least 1"),
         ({"overrides": "model.subsampling_channels=32"}, "subsampling_channels"),
         ({"sweep": "quant=a16w8 target=host"}, "u85_256"),

@@ -5,12 +5,19 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 import soundfile
+import torch
 from tiny_recognizer import noise, write_corpus, write_model
 
+from earshot import metrics
 from earshot.evaluate import table_path
+from earshot.lower import golden
 from earshot.lower.tosa_executor.executor import Executor
+from earshot.lower.tosa_with_cache import open_graph
+from earshot.quantize import program
+from earshot.quantize.calibrate import fit_window
 from earshot.stages import evaluate, lower, quantize, tosa, transcribe
 
 WINDOW = ("window=4s", "window.seconds=2", "window.overlap_s=0.6")
@@ -141,6 +148,94 @@ def test_another_window_than_the_programs_is_refused(built, tmp_path):
     with pytest.raises(SystemExit, match=r"takes windows of 2 s"):
         figures(built, "program", "int8_pc", tmp_path / "x.json", "window.seconds=4")
     assert not (tmp_path / "x.json").exists()
+
+
+CACHED = ("window=2s", "window.overlap_s=0.5", "window.left_context_s=1")
+
+
+@pytest.fixture(scope="module")
+def cached(built):
+    """Program and variant of an NPU with a cache of left context."""
+    given = (f"model_dir={built / 'model'}", f"corpus_dir={built / 'corpus'}", "calib.utterances=4", "quant=int8_pc", "family=u85")
+    command(quantize, *given, f"out={built / 'cached'}", *CACHED)
+    command(tosa, f"program_dir={built / 'cached'}")
+    command(lower, "target=u85_256", f"program_dir={built / 'cached'}", f"out={built / 'u85_cached'}")
+    return built
+
+
+def test_a_program_with_a_cache_and_its_integer_graph_say_about_what_the_float_model_with_a_cache_says(cached, tmp_path):
+    given = f"corpus_dir={cached / 'corpus'}", *CACHED
+    command(evaluate, "kind=float", f"subject={cached / 'model'}", f"out={tmp_path / 'float.json'}", *given)
+    command(evaluate, "kind=program", f"subject={cached / 'cached'}", f"out={tmp_path / 'program.json'}", *given)
+    wanted = hypotheses(tmp_path / "float.json")
+    for column in ("hypothesis", "hypothesis_integer_graph"):
+        found = hypotheses(tmp_path / "program.json", column)
+        assert metrics.accuracy([metrics.compare(id, 1.0, wanted[id], found[id]) for id in wanted], 0, 0)["wer"] < 0.3
+
+
+def test_the_cache_that_a_graph_gives_is_the_one_that_it_takes(cached):
+    graph, quantized = open_graph(cached / "u85_cached"), program.load(cached / "cached")
+    features, cache = fit_window(graph.front_end(noise(2.0, 3)), graph.front_end, 200)[0], graph.first_cache
+    for windows in range(4):
+        (logits, next_cache), (wanted, wanted_cache) = graph(features, cache), quantized(features, cache)
+        for found, expected in ((logits, wanted), (next_cache, wanted_cache)):
+            assert 10 * torch.log10(expected.square().mean() / (found - expected).square().mean()) > 20, windows  # dB
+        cache = next_cache
+    assert {key: graph.boundary["cache_input"][key] for key in ("shape", "dtype")} == {"shape": [1, 26, 16], "dtype": "int8"}
+
+
+def test_the_bundle_of_a_program_with_a_cache_has_its_vectors_and_says_what_to_do(cached):
+    folder = cached / "u85_cached"
+    graph, vector = open_graph(folder), {end: np.load(folder / f"golden_{end}.npy") for end in golden.ENDS_WITH_CACHE}
+    assert np.array_equal(vector["cache_input"], graph.quantize_cache(graph.first_cache))
+    output, cache_output = graph.run_with_cache(vector["input"], vector["cache_input"])
+    assert np.array_equal(output, vector["output"]) and np.array_equal(cache_output, vector["cache_output"])
+    text = (folder / "README.md").read_text()
+    assert "what its layers know of the 1 s before the window" in text
+    assert repr(graph.boundary["cache_input"]["scale"]) in text
+    lowered = json.loads((folder / "lower.json").read_text())
+    assert lowered["npu"]["operators_cpu"] == {"dequantize_per_tensor": 2, "quantize_per_tensor": 2}
+
+
+@pytest.mark.parametrize(
+    ("subject", "window"),
+    [
+        ("cached", "window.left_context_s=2"),
+        ("cached", "window.left_context_s=0"),
+        ("cached", "window.overlap_s=1"),
+        ("int8_pc", "window=2s"),
+    ],
+)
+def test_another_cache_than_the_programs_is_refused(cached, tmp_path, subject, window):
+    with pytest.raises(SystemExit, match=r"left_context_s=\S+ .*(has a cache of 1 s and looks 0.52 s ahead|has no cache)"):
+        figures(cached, "program", subject, tmp_path / "x.json", *CACHED, window)
+
+
+@pytest.mark.parametrize("harm", ["absent", "damaged", "another"])
+def test_a_first_cache_that_is_not_the_programs_is_refused(cached, tmp_path, harm):
+    shutil.copytree(cached / "cached", tmp_path / "cached")
+    path = tmp_path / "cached" / "first_cache.npy"
+    path.unlink()
+    if harm == "damaged":
+        path.write_bytes(b"\x93NUMPY")
+    if harm == "another":
+        np.save(path, np.zeros((3, 16), np.float32))
+    with pytest.raises(SystemExit, match=r"first_cache\.npy: .* run the quantize step again"):
+        figures(cached, "program", tmp_path / "cached", tmp_path / "x.json", *CACHED)
+
+
+@pytest.mark.parametrize("other", ["family=host", "quant=a16w8", "form.npu_form=false"])
+def test_a_cache_without_the_npu_form_is_refused(built, tmp_path, other):
+    with pytest.raises(SystemExit, match=r"window\.left_context_s=1: .* of the NPU form"):
+        given = (f"model_dir={built / 'model'}", f"corpus_dir={built / 'corpus'}", "quant=int8_pc", "family=u85")
+        command(quantize, *given, f"out={tmp_path / 'x'}", *CACHED, other)
+
+
+@pytest.mark.parametrize("program", ["cached/quantized.pt2", "u85_cached"])
+def test_transcribe_takes_a_program_with_a_cache(cached, tmp_path, capsys, program):
+    soundfile.write(tmp_path / "a.wav", noise(4.2, 7), 16_000)
+    command(transcribe, f"program={cached / program}", f"audio={tmp_path / 'a.wav'}")
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.parametrize("program", ["model/model.safetensors", "fp32/quantized.pt2", "host/model.pte", "host", "u85_256/model.pte"])

@@ -164,9 +164,9 @@ def write_small(folder, out, quant: Quant, family: str):
     """A program directory of the small network."""
     x = torch.randn(1, 200, 80, generator=torch.Generator().manual_seed(0))
     exported = torch.export.export(Small().eval(), (x,), strict=True)
-    converted = program.quantize(exported, schemes.quantizer(quant, Calib(), family, exported.graph_module), [x])
+    converted = program.quantize(exported, schemes.quantizer(quant, Calib(), family, exported.graph_module), [(x,)])
     shutil.copytree(folder / "u85", out, ignore=shutil.ignore_patterns("graph.*", "golden_*", "program.json"))
-    program.save(program.reexport(converted, 200, 80), out / program.PROGRAM)
+    program.save(program.reexport(converted, (1, 200, 80)), out / program.PROGRAM)
     report = json.loads((out / "quantize.json").read_text())
     changed = {"family": family, "program_sha256": sha256(out / program.PROGRAM)}
     (out / "quantize.json").write_text(json.dumps({**report, **changed}))

@@ -310,6 +310,20 @@ class Window(Checked):
             raise ConfigError(f"Window.overlap_s={self.overlap_s}: must be at most half of Window.seconds={self.seconds}")
 
 
+def check_left_context(window: Window, form: NpuForm, quant: Quant, family: str) -> None:
+    """Refuse a cache of left context where a program has no form for it.
+
+    Raises:
+        ConfigError: the program is not to be of the NPU form.
+    """
+    if window.left_context_s and not (form.npu_form and quant.takes_npu_form(family)):
+        raise ConfigError(
+            f"window.left_context_s={window.left_context_s:g}: a program with a cache is of the NPU form, but quant={quant.scheme} "
+            f"for family {family} with model.npu_form={str(form.npu_form).lower()} is not; "
+            "take activations of 8 bits, an NPU and model.npu_form=true, or set left_context_s to 0"
+        )
+
+
 @dataclass
 class Target(Checked):
     name: str = MISSING

@@ -27,7 +27,7 @@ import torch
 from tqdm import tqdm
 
 from earshot import metrics, recognizers, windows
-from earshot.config import EvaluateStage
+from earshot.config import SAMPLE_RATE_HZ, EvaluateStage
 from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.errors import ArtifactError, ConfigError, DataError
 from earshot.files import atomic, read_json, write_json
@@ -73,7 +73,8 @@ def evaluate(cfg: EvaluateStage) -> None:
 
         host = {"host": timing.host_times(cfg.subject, cfg.window, sample(chosen, cfg.evaluation.timing_utterances, cfg.evaluation.seed))}
     forms = open_forms(cfg)
-    judged = {"reference_windows": judge_graph(cfg, chosen)} if GRAPH_FORM in (form.name for form in forms) else {}
+    judges = GRAPH_FORM in (form.name for form in forms) and not cfg.window.left_context_s  # with a cache, the reference model runs it all
+    judged = {"reference_windows": judge_graph(cfg, chosen)} if judges else {}
     rows = recognize(cfg, forms, chosen)
     reference = rows[forms[0].name]
     if not sum(row.words for row in reference):
@@ -115,8 +116,29 @@ def open_forms(cfg: EvaluateStage) -> list[Form]:
         if frames != program.window_frames:
             made = program.window_frames * cfg.window.seconds / frames
             raise ConfigError(f"window.seconds={cfg.window.seconds}: {cfg.subject} takes windows of {made:g} s; choose that window")
-        forms.append(recognizers.windowed(name, program, cfg.window.overlap_s, cfg.subject))
+        check_left_context(cfg, program)
+        forms.append(recognizers.form_of(name, program, cfg.window.overlap_s, cfg.subject))
     return forms
+
+
+def check_left_context(cfg: EvaluateStage, program: recognizers.Program | recognizers.ProgramWithCache) -> None:
+    """Refuse a window whose left context, or whose look-ahead before it, is not the program's.
+
+    Raises:
+        ConfigError: it names what the program was made for.
+    """
+    window = cfg.window
+    asked = windows.layout(program.window_frames, window.overlap_s, program.front_end, program.grid, window.left_context_s)
+    if recognizers.has_cache(program):
+        made = program.layout
+        if asked != made:
+            output_s = made.grid.factor * program.front_end.hop_length / SAMPLE_RATE_HZ
+            raise ConfigError(
+                f"window.left_context_s={window.left_context_s:g}, window.overlap_s={window.overlap_s:g}: {cfg.subject} has a cache of "
+                f"{made.left * output_s:g} s and looks {made.overlap * output_s:g} s ahead; choose that window"
+            )
+    elif window.left_context_s:
+        raise ConfigError(f"window.left_context_s={window.left_context_s:g}: {cfg.subject} has no cache; set it to 0")
 
 
 # ---------------------------------------------------------------- utterances

@@ -39,8 +39,10 @@ class ProgramWithCache(Protocol):
 
     layout: windows.Layout
     first_cache: torch.Tensor
+    window_frames: int
     front_end: FrontEnd
     pieces: list[str]
+    grid: OutputGrid
 
     def __call__(self, features: torch.Tensor, cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
 
@@ -73,7 +75,8 @@ class FloatProgramWithCache:
     """A checkpoint that is run on windows with a cache of left context, as an exported program is."""
 
     def __init__(self, recognizer: checkpoint.Recognizer, layout: windows.Layout) -> None:
-        self.layout, self.front_end, self.pieces = layout, recognizer.front_end, recognizer.pieces
+        self.layout, self.window_frames, self.grid = layout, layout.frames, layout.grid
+        self.front_end, self.pieces = recognizer.front_end, recognizer.pieces
         self._form = StreamingConformer(recognizer.model, Streaming(layout.outputs, layout.hop, layout.left))
         self.first_cache = silence_cache(self._form, recognizer.front_end.silence(), layout.frames)[0]
 
@@ -104,7 +107,11 @@ def windowed(name: str, program: Program, overlap_s: float, source: str | Path, 
 
 
 def with_cache(name: str, program: ProgramWithCache, source: str | Path, progress: bool = False) -> Form:
-    """A program of one window after the other as a form for utterances of any length, as `windowed` has it."""
+    """A program of one window after the other as a form for utterances of any length, as `windowed` has it.
+
+    Raises (when it is run):
+        ArtifactError: as there.
+    """
     layout, silence = program.layout, program.front_end.silence()
 
     def checked(features: torch.Tensor, cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,6 +122,17 @@ def with_cache(name: str, program: ProgramWithCache, source: str | Path, progres
         return windows.run_with_cache(checked, features, layout, silence, program.first_cache, progress)
 
     return Form(name, logits, program.front_end, program.pieces)
+
+
+def form_of(name: str, program: Program | ProgramWithCache, overlap_s: float, source: str | Path, progress: bool = False) -> Form:
+    """A program of either kind as a form; the windows of one with a cache overlap as it was made for."""
+    if has_cache(program):
+        return with_cache(name, program, source, progress)
+    return windowed(name, program, overlap_s, source, progress)
+
+
+def has_cache(program: Program | ProgramWithCache) -> bool:
+    return hasattr(program, "first_cache")
 
 
 def check_logits(logits: torch.Tensor, layout: windows.Layout, pieces: list[str], source: str | Path) -> torch.Tensor:
@@ -146,14 +164,14 @@ def open_model(model_dir: str | Path, window: Window) -> list[Form]:
     return [open_windowed(recognizer, window, model_dir), full]
 
 
-def load_program(program_dir: str | Path) -> Program:
+def load_program(program_dir: str | Path) -> Program | ProgramWithCache:
     """The quantized program, run by PyTorch."""
     from earshot.quantize import program
 
     return program.load(program_dir)
 
 
-def load_graph(program_dir: str | Path) -> Program | None:
+def load_graph(program_dir: str | Path) -> Program | ProgramWithCache | None:
     """The integer graph of a program; None where it has none, being for the host or refused by the compiler.
 
     Raises:
@@ -164,9 +182,9 @@ def load_graph(program_dir: str | Path) -> Program | None:
         return None
     if read_json(report)["program_sha256"] != read_json(report.with_name("quantize.json"))["program_sha256"]:
         raise ArtifactError(f"{report}: made of an earlier quantized.pt2; run the tosa step again")
-    from earshot.lower.tosa import IntegerGraph
+    from earshot.lower.tosa_with_cache import open_graph
 
-    return IntegerGraph(program_dir)
+    return open_graph(program_dir)
 
 
 def judged_graph(program_dir: str | Path) -> Judged:
@@ -181,12 +199,12 @@ def is_host(variant_dir: str | Path) -> bool:
     return "npu" not in read_json(Path(variant_dir) / "lower.json")
 
 
-def load_variant(variant_dir: str | Path) -> Program:
+def load_variant(variant_dir: str | Path) -> Program | ProgramWithCache:
     """The program of a variant that this machine can run: the host's .pte, or the integer graph that was compiled for the NPU."""
     if is_host(variant_dir):
         from earshot.lower.xnnpack import HostProgram
 
         return HostProgram(variant_dir)
-    from earshot.lower.tosa import IntegerGraph
+    from earshot.lower.tosa_with_cache import open_graph
 
-    return IntegerGraph(variant_dir)
+    return open_graph(variant_dir)

@@ -82,7 +82,7 @@ def open_program(path: str, window: Window) -> Form:
             note(f"{path}: compiled for an NPU; run here as the integer graph that it was compiled from")
         program = recognizers.load_variant(file.parent)
     window_s = program.window_frames * program.front_end.hop_length / SAMPLE_RATE_HZ
-    return recognizers.windowed(file.name, program, min(window.overlap_s, window_s / 2), file, progress=True)
+    return recognizers.form_of(file.name, program, min(window.overlap_s, window_s / 2), file, progress=True)
 
 
 def open_checkpoint(model_dir: Path, window: Window) -> Form:

@@ -10,6 +10,7 @@ from earshot.config import SAMPLE_RATE_HZ, Target
 from earshot.files import atomic
 from earshot.lower import vela_report
 from earshot.lower.tosa import IntegerGraph
+from earshot.lower.tosa_with_cache import IntegerGraphWithCache, open_graph
 
 MEMORY, README = "memory.csv", "README.md"
 FILES = (README, MEMORY)
@@ -17,7 +18,7 @@ FILES = (README, MEMORY)
 
 def write(folder: Path, target: Target, npu: dict, window_s: float) -> None:
     """Add the memory table and README.md to a variant directory that holds the compiled files, its graph and the graph's golden vectors."""
-    graph = IntegerGraph(folder)
+    graph = open_graph(folder)
     with atomic(folder / MEMORY) as temporary, open(temporary, "w", newline="") as stream:
         table = vela_report.memory(folder / vela_report.SUMMARY)
         writer = csv.DictWriter(stream, ["memory", "kib", "holds"])
@@ -37,6 +38,9 @@ def readme(graph: IntegerGraph, target: Target, npu: dict, window_s: float, memo
     valid_outputs = "n"
     for _ in range(graph.grid.stages):
         valid_outputs = f"({valid_outputs} - 1) / 2"
+    with_cache, cache_kib = "", ""
+    if isinstance(graph, IntegerGraphWithCache):
+        with_cache, cache_kib = cache_text(graph, output_ms), f"; twice {4 * graph.first_cache.numel() / 1024:.1f} KiB for the cache"
     rows = "\n".join(f"| {row['memory']} | {row['kib']:.1f} | {row['holds']} |" for row in memory)
     return f"""# Speech recognition on {target.accelerator}
 
@@ -70,7 +74,7 @@ window of {window_s:g} s: {npu["cycles"]:,} cycles, {npu["latency_ms"]:.2f} ms a
 
 Check steps 1 to 4 with `golden_audio` and `golden_input` (an integer may differ by one where the logarithm rounds differently), step 5 with
 `golden_input` and `golden_output` (must be equal).
-
+{with_cache}
 ## Memory
 
 | memory | KiB | holds |
@@ -78,5 +82,24 @@ Check steps 1 to 4 with `golden_audio` and `golden_input` (an integer may differ
 {rows}
 
 The runtime needs besides: `model.pte` itself ({"from flash" if npu["flash_kib"] else "from DRAM"}, it contains the weights counted above), its method allocator, and the float input and output
-({4 * frames * bins / 1024:.1f} and {4 * outputs * pieces / 1024:.1f} KiB) where quantization is left to the program.
+({4 * frames * bins / 1024:.1f} and {4 * outputs * pieces / 1024:.1f} KiB{cache_kib}) where quantization is left to the program.
+"""
+
+
+def cache_text(graph: IntegerGraphWithCache, output_ms: float) -> str:
+    """What the firmware must do with the cache of left context."""
+    source, sink, layout = graph.boundary["cache_input"], graph.boundary["cache_output"], graph.layout
+    same = (source["scale"], source["zero_point"]) == (sink["scale"], sink["zero_point"])
+    between = "its integers as they are" if same else f"(q - ({sink['zero_point']})) * {sink['scale']!r}, quantized as below"
+    return f"""
+## The cache
+
+The program has a second input and a second output {source["shape"]} {source["dtype"]}: what its layers know of the {layout.left * output_ms / 1000:g} s before the window.
+A window begins {layout.hop} outputs ({layout.hop * layout.grid.factor} frames) after the one before; of each the first {layout.hop} outputs count, of the last of an utterance all; the other
+{layout.overlap} are its look-ahead, which the next window gives again.
+
+- The first window of an utterance is given `golden_cache_input`, which is what silence leaves (`first_cache.npy` as floats).
+- Every other is given the second output of the one before: {between}.
+- Where the program quantizes: q = round(c / {source["scale"]!r}) + {source["zero_point"]}, clamped to {source["min"]} ... {source["max"]}; its second output is (q - ({sink["zero_point"]})) * {sink["scale"]!r}.
+- `golden_cache_input` and `golden_cache_output` belong to `golden_input` and `golden_output`.
 """

@@ -25,7 +25,7 @@ class Lowered:
     delegates: list[bytes]  # what the backend made of each part that it took
     operators_delegated: dict[str, int]  # edge operators by kind, as the delegates took them over
     operators_cpu: dict[str, int]  # those that are left to the CPU
-    boundary: dict[str, dict] = field(default_factory=dict)  # "input", "output": how the delegate's integers follow from floats
+    boundary: dict[str, dict] = field(default_factory=dict)  # "input", "output" ...: how the delegate's integers follow from floats
 
 
 def lower(exported: ExportedProgram, partitioner: Partitioner) -> EdgeProgramManager:
@@ -67,14 +67,26 @@ def _kinds(graph_module: torch.fx.GraphModule) -> Counter[str]:
 
 
 def _boundary(graph_module: torch.fx.GraphModule) -> dict[str, dict]:
-    """How the input is quantized and the output dequantized; empty where anything else is left on the CPU."""
+    """How the inputs are quantized and the outputs dequantized; empty where anything else is left on the CPU.
+
+    "input" and "output" are features and logits; a program with a cache has "cache_input" and "cache_output" too, the second of both in the
+    delegate's graph as in the program.
+    """
     calls = [node for node in graph_module.graph.nodes if node.op == "call_function" and getattr(node.target, "__name__", "") != "getitem"]
     quantize = [node for node in calls if ".quantize_per_tensor" in str(node.target) or "::quantize_per_tensor" in str(node.target)]
     dequantize = [node for node in calls if ".dequantize_per_tensor" in str(node.target) or "::dequantize_per_tensor" in str(node.target)]
-    if len(quantize) != 1 or len(dequantize) != 1 or len(calls) != 3:
+    count = len(quantize)
+    if count not in (1, 2) or len(dequantize) != count or len(calls) != 2 * count + 1:
+        return {}
+    (delegate,) = (node for node in calls if node not in quantize and node not in dequantize)
+    (results,) = (node.args[0] for node in graph_module.graph.nodes if node.op == "output")
+    sources = [node for node in graph_module.graph.nodes if node.op == "placeholder" and node in [one.args[0] for one in quantize]]
+    inputs, outputs = list(delegate.args[1:]), list(results)
+    if [node.args[0] for node in inputs] != sources or [node.args[0].args[1] for node in outputs] != list(range(count)):
         return {}
     ends = {}
-    for name, node in (("input", quantize[0]), ("output", dequantize[0])):
+    names = [*zip(("input", "cache_input"), inputs, strict=False), *zip(("output", "cache_output"), outputs, strict=False)]
+    for name, node in names:
         _, scale, zero_point, low, high, dtype = node.args[:6]
         ends[name] = {
             "shape": list(node.meta["val"].shape),

@@ -1,7 +1,11 @@
-"""Golden vectors: a signal, the integers that it gives the integer graph, and those that must come out, by TOSA's reference model."""
+"""Golden vectors: a signal, the integers that it gives the integer graph, and those that must come out, by TOSA's reference model.
+
+With a cache, they are those of an utterance's first window: golden_cache_input is what each utterance begins with.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +13,17 @@ import numpy as np
 from earshot.config import SAMPLE_RATE_HZ
 from earshot.lower import judge
 from earshot.lower.tosa import IntegerGraph
+from earshot.lower.tosa_with_cache import IntegerGraphWithCache
 from earshot.quantize.calibrate import fit_window
 
-FILES = tuple(f"golden_{end}.{kind}" for end in ("audio", "input", "output") for kind in ("npy", "bin"))
+ENDS, ENDS_WITH_CACHE = ("audio", "input", "output"), ("audio", "input", "cache_input", "output", "cache_output")
+
+
+def files(ends: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"golden_{end}.{kind}" for end in ends for kind in ("npy", "bin"))
+
+
+FILES, FILES_WITH_CACHE = files(ENDS), files(ENDS_WITH_CACHE)
 
 
 def golden_audio(samples: int) -> np.ndarray:
@@ -32,6 +44,11 @@ def write(graph: IntegerGraph, folder: Path, window_s: float) -> None:
     audio = golden_audio(round(window_s * SAMPLE_RATE_HZ))
     features = fit_window(graph.front_end(audio.astype(np.float32) / 32768.0), graph.front_end, graph.window_frames)[0]
     integers = graph.quantize(features)
-    for name, array in (("audio", audio), ("input", integers), ("output", judge.compare(graph, integers, "the golden signal"))):
+    if isinstance(graph, IntegerGraphWithCache):
+        cache = graph.quantize_cache(graph.first_cache)
+        vectors = zip(ENDS_WITH_CACHE, (audio, integers, cache, *graph.run_with_cache(integers, cache)), strict=True)
+    else:
+        vectors = zip(ENDS, (audio, integers, judge.compare(graph, integers, "the golden signal")), strict=True)
+    for name, array in vectors:
         np.save(folder / f"golden_{name}.npy", array)
         (folder / f"golden_{name}.bin").write_bytes(array.astype(array.dtype.newbyteorder("<")).tobytes())

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,18 @@ from earshot.model.subsampling import OutputGrid
 from earshot.tokenizer import read_pieces
 
 GRAPH, REPORT, PROGRAM_REPORT, FRONT_END, PIECES = "graph.tosa", "graph.json", "quantize.json", "front_end.json", "tokenizer.pieces"
+
+
+def to_integers(x: torch.Tensor, end: dict[str, Any]) -> np.ndarray:
+    """Floats [...] to the integers [1, ...] that an end of a graph takes."""
+    inverse = torch.tensor(1.0 / end["scale"], dtype=torch.float32)  # as ExecuTorch's and PyTorch's kernels do: multiply by the inverse
+    integers = torch.round(x[None].float() * inverse) + end["zero_point"]
+    return integers.clamp(end["min"], end["max"]).numpy().astype(end["dtype"])
+
+
+def to_floats(integers: np.ndarray, end: dict[str, Any]) -> torch.Tensor:
+    """The integers [1, ...] that an end of a graph gives to floats [...]."""
+    return (torch.from_numpy(integers[0].astype(np.int32)) - end["zero_point"]).float() * torch.tensor(end["scale"], dtype=torch.float32)
 
 
 class IntegerGraph:
@@ -52,17 +65,11 @@ class IntegerGraph:
 
     def quantize(self, features: torch.Tensor) -> np.ndarray:
         """Features [window_frames, n_mels] to the graph's integers [1, window_frames, n_mels]."""
-        end = self._input
-        inverse = torch.tensor(1.0 / end["scale"], dtype=torch.float32)  # as ExecuTorch's and PyTorch's kernels do: multiply by the inverse
-        integers = torch.round(features[None].float() * inverse) + end["zero_point"]
-        return integers.clamp(end["min"], end["max"]).numpy().astype(end["dtype"])
+        return to_integers(features, self._input)
 
     def dequantize(self, integers: np.ndarray) -> torch.Tensor:
         """The graph's integers [1, T', V] to logits [T', V]."""
-        end = self._output
-        return (torch.from_numpy(integers[0].astype(np.int32)) - end["zero_point"]).float() * torch.tensor(
-            end["scale"], dtype=torch.float32
-        )
+        return to_floats(integers, self._output)
 
     @cached_property
     def _executor(self) -> Executor:

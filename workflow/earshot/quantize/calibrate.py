@@ -6,7 +6,7 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from lhotse.cut import Cut
 
+from earshot import windows
 from earshot.config import Calib
 from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.errors import DataError
 from earshot.features import FrontEnd
+from earshot.model.streaming import StreamingConformer
 
 HELD_OUT = ("dev", "test")
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
@@ -122,18 +124,46 @@ def fit_window(features: torch.Tensor, front_end: FrontEnd, window_frames: int) 
     return torch.cat([features[:window_frames], padding]).unsqueeze(0)
 
 
-def inputs(chosen: list[Utterance], front_end: FrontEnd, window_frames: int) -> Iterator[torch.Tensor]:
-    """The network's input for each chosen utterance.
+def speech(utterance: Utterance, front_end: FrontEnd) -> torch.Tensor:
+    """Features [T, n_mels] of an utterance.
+
+    Raises:
+        DataError: its audio cannot be used, or is silent.
+    """
+    audio = read_audio(utterance.path)
+    loudest = float(abs(audio).max(initial=0.0))
+    if loudest < SILENCE:
+        raise DataError(
+            f"{utterance.path}: utterance {utterance.id} is silent (loudest sample {loudest:g}), and calibration needs speech; "
+            "remove it from the training split, or set another calib.seed"
+        )
+    return front_end(audio)
+
+
+def inputs(chosen: Iterable[Utterance], front_end: FrontEnd, window_frames: int) -> Iterator[tuple[torch.Tensor]]:
+    """The network's input for each chosen utterance, [1, window_frames, n_mels].
 
     Raises:
         DataError: the audio of one cannot be used, or is silent.
     """
     for utterance in chosen:
-        audio = read_audio(utterance.path)
-        loudest = float(abs(audio).max(initial=0.0))
-        if loudest < SILENCE:
-            raise DataError(
-                f"{utterance.path}: utterance {utterance.id} is silent (loudest sample {loudest:g}), and calibration needs speech; "
-                "remove it from the training split, or set another calib.seed"
-            )
-        yield fit_window(front_end(audio), front_end, window_frames)
+        yield (fit_window(speech(utterance, front_end), front_end, window_frames),)
+
+
+def inputs_with_cache(
+    chosen: Iterable[Utterance], front_end: FrontEnd, layout: windows.Layout, form: StreamingConformer, first_cache: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Features [1, layout.frames, n_mels] and cache [1, rows, D] of each window of the chosen utterances.
+
+    `form` is the float model, which says what the next window is given; `first_cache` is [1, rows, D].
+
+    Raises:
+        DataError: as `inputs`.
+    """
+    for utterance in chosen:
+        features, cache = speech(utterance, front_end), first_cache
+        for piece in layout.pieces(len(features)):
+            x = windows.cut(features, piece, layout, front_end.silence())[None]
+            yield x, cache
+            with torch.no_grad():
+                _, cache = form(x, cache)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,10 +13,10 @@ from torch.fx.traceback import NodeSource
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import Quantizer
 
+from earshot import left_context
 from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
 from earshot.files import atomic, read_json
-from earshot.model import Conformer
 from earshot.model.subsampling import OutputGrid
 from earshot.quantize.tracing import lean_tracing, quiet, remembered_hints, unrehearsed_saving
 from earshot.tokenizer import read_pieces
@@ -23,6 +24,7 @@ from earshot.tokenizer import read_pieces
 PROGRAM, REPORT, FRONT_END, PIECES = "quantized.pt2", "quantize.json", "front_end.json", "tokenizer.pieces"
 EXPORT_TOLERANCE = 1e-4  # largest difference of a logit between the trained model and its exported program
 ROUNDED_TOLERANCE = {torch.float16: 0.02, torch.bfloat16: 0.1}  # for floats of 16 bits, as a part of the largest logit
+Shape = tuple[int, ...]
 QUANTIZE_OPS = ("quantize_per_tensor", "dequantize_per_tensor")
 
 
@@ -37,8 +39,9 @@ class Rounded(nn.Module):
         return self.network(x_btf.to(self.dtype)).float()
 
 
-def export(network: nn.Module, model: Conformer, window_frames: int, n_mels: int, dtype: torch.dtype = torch.float32) -> ExportedProgram:
-    """The float program of a network for a window: x [1, window_frames, n_mels] to logits [1, T', V], computed in floats of type `dtype`.
+def export(network: nn.Module, model: nn.Module, *shapes: Shape, dtype: torch.dtype = torch.float32) -> ExportedProgram:
+    """The float program of a network for a window: x [1, window_frames, n_mels] to logits [1, T', V], computed in floats of type `dtype`;
+    with two `shapes` of inputs, the second is that of a cache, and it gives one besides the logits.
 
     `network` is a form of the trained `model`: itself for the window, or rewritten for an NPU.
 
@@ -47,13 +50,15 @@ def export(network: nn.Module, model: Conformer, window_frames: int, n_mels: int
     """
     if dtype is not torch.float32:
         network = Rounded(network, dtype)
-    x = torch.randn(1, window_frames, n_mels, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    inputs = tuple(torch.randn(shape, generator=generator) for shape in shapes)
     with quiet():
-        exported = torch.export.export(network, (x,), strict=True)
+        exported = torch.export.export(network, inputs, strict=True)
     with torch.no_grad():
-        wanted = model.eval()(x)
-        error = (exported.module(check_guards=False)(x) - wanted).abs().max().item()
-    allowed = ROUNDED_TOLERANCE[dtype] * wanted.abs().max().item() if dtype in ROUNDED_TOLERANCE else EXPORT_TOLERANCE
+        results = exported.module(check_guards=False)(*inputs), model.eval()(*inputs)
+    found, wanted = ((result,) if isinstance(result, torch.Tensor) else result for result in results)
+    error = torch.stack([(one - other).abs().max() for one, other in zip(found, wanted, strict=True)]).max().item()
+    allowed = ROUNDED_TOLERANCE[dtype] * wanted[0].abs().max().item() if dtype in ROUNDED_TOLERANCE else EXPORT_TOLERANCE
     if not error <= allowed:
         raise ArtifactError(
             f"exported program: differs from the model by {error:.2g}, allowed is {allowed:.2g}; report this with the model, "
@@ -62,23 +67,23 @@ def export(network: nn.Module, model: Conformer, window_frames: int, n_mels: int
     return exported
 
 
-def quantize(exported: ExportedProgram, quantizer: Quantizer, inputs: Iterable[torch.Tensor]) -> torch.fx.GraphModule:
-    """The converted program: observers are placed, run over `inputs` [1, window_frames, n_mels], and replaced by quantized nodes."""
+def quantize(exported: ExportedProgram, quantizer: Quantizer, inputs: Iterable[tuple[torch.Tensor, ...]]) -> torch.fx.GraphModule:
+    """The converted program: observers are placed, run over `inputs` of windows, and replaced by quantized nodes."""
     with quiet(), lean_tracing():
         prepared = prepare_pt2e(exported.module(check_guards=False), quantizer)
     with torch.no_grad():
-        for x in inputs:
-            prepared(x)
+        for of_window in inputs:
+            prepared(*of_window)
     with quiet(), lean_tracing():
         converted = convert_pt2e(prepared)
     converted.recompile()
     return converted
 
 
-def reexport(converted: torch.fx.GraphModule, window_frames: int, n_mels: int) -> ExportedProgram:
+def reexport(converted: torch.fx.GraphModule, *shapes: Shape) -> ExportedProgram:
     """A converted graph as a program that can be saved and lowered."""
     with quiet(), lean_tracing(compiles=True):  # a graph already: nothing of Python is left to analyse, as the strict export would
-        return torch.export.export(converted, (torch.zeros(1, window_frames, n_mels),), strict=False)
+        return torch.export.export(converted, tuple(map(torch.zeros, shapes)), strict=False)
 
 
 def _origin(source: NodeSource) -> NodeSource:
@@ -116,26 +121,15 @@ def read(path: str | Path) -> ExportedProgram:
         ) from error
 
 
-def _shapes(nodes: dict[str, torch.fx.Node], names: Iterable[str], path: str | Path, what: str) -> torch.Size:
+def _shapes(exported: ExportedProgram, names: Iterable[str], path: str | Path, what: str) -> list[list[int]]:
+    nodes = {node.name: node for node in exported.graph.nodes}
     values = [nodes[name].meta["val"] for name in names]
-    if len(values) != 1 or not isinstance(values[0], torch.Tensor) or values[0].dim() != 3 or values[0].dtype != torch.float32:
+    if not values or not all(isinstance(value, torch.Tensor) and value.dim() == 3 and value.dtype == torch.float32 for value in values):
         found = ", ".join(f"{getattr(v, 'dtype', type(v).__name__)} {list(getattr(v, 'shape', []))}" for v in values)
         raise ArtifactError(
-            f"{path}: {what} is {found or 'missing'}, expected one float32 tensor of three dimensions; give a program of this workflow"
+            f"{path}: {what} is {found or 'missing'}, expected float32 tensors of three dimensions; give a program of this workflow"
         )
-    return values[0].shape
-
-
-def input_shape(exported: ExportedProgram, path: str | Path) -> torch.Size:
-    """[1, window_frames, n_mels] of a program; `path` is for the message of the ArtifactError where it has other inputs."""
-    nodes = {node.name: node for node in exported.graph.nodes}
-    return _shapes(nodes, exported.graph_signature.user_inputs, path, "input")
-
-
-def output_shape(exported: ExportedProgram, path: str | Path) -> torch.Size:
-    """[1, T', V] of a program; `path` is for the message of the ArtifactError where it has other outputs."""
-    nodes = {node.name: node for node in exported.graph.nodes}
-    return _shapes(nodes, exported.graph_signature.user_outputs, path, "output")
+    return [list(value.shape) for value in values]
 
 
 def is_quantized(exported: ExportedProgram) -> bool:
@@ -144,42 +138,77 @@ def is_quantized(exported: ExportedProgram) -> bool:
 
 
 def check_fits(
-    exported: ExportedProgram, path: str | Path, window_frames: int, n_mels: int, grid: OutputGrid, outputs: int, quantized: bool
+    exported: ExportedProgram,
+    path: str | Path,
+    window_frames: int,
+    n_mels: int,
+    grid: OutputGrid,
+    outputs: int,
+    quantized: bool,
+    cache: Sequence[int] | None = None,
 ) -> None:
-    """Refuse a program made for another window, front end, subsampling, tokenizer or scheme.
+    """Refuse a program made for another window, front end, subsampling, tokenizer or scheme; `cache` is its shape where it has one.
 
     Raises:
         ArtifactError: it names what differs.
     """
-    found, wanted = list(input_shape(exported, path)), [1, window_frames, n_mels]
+    caches = [list(cache)] if cache else []
+    found, wanted = _shapes(exported, exported.graph_signature.user_inputs, path, "input"), [[1, window_frames, n_mels], *caches]
     if found != wanted:
         raise ArtifactError(
-            f"{path}: takes {found}, but window and front end give {wanted}; set window.seconds to what the program was made for"
+            f"{path}: takes {_readable(found)}, but window and front end give {_readable(wanted)}; "
+            "set window.seconds to what the program was made for"
         )
-    found, wanted = list(output_shape(exported, path)), [1, grid.output_frames(window_frames), outputs]
+    found = _shapes(exported, exported.graph_signature.user_outputs, path, "output")
+    wanted = [[1, grid.output_frames(window_frames), outputs], *caches]
     if found != wanted:
         asked = "window, subsampling and tokenizer.pieces ask for"
-        raise ArtifactError(f"{path}: gives {found}, but {asked} {wanted}; give the model that the program was made of")
+        raise ArtifactError(
+            f"{path}: gives {_readable(found)}, but {asked} {_readable(wanted)}; give the model that the program was made of"
+        )
     if is_quantized(exported) != quantized:
         kind = "quantized" if not quantized else "float"
         raise ArtifactError(f"{path}: a {kind} program, but the scheme asks for the other; choose another quant or another program")
 
 
+def _readable(shapes: list[list[int]]) -> str:
+    return " and ".join(map(str, shapes))
+
+
 class Program:
     """A saved program, run by PyTorch: features [window_frames, n_mels] to logits [T', V]."""
 
-    def __init__(self, program_dir: str | Path) -> None:
-        program_dir = Path(program_dir)
-        report = read_json(program_dir / REPORT)
+    def __init__(self, program_dir: Path, report: dict[str, Any]) -> None:
         self.front_end, self.pieces = FrontEnd.load(program_dir / FRONT_END), read_pieces(program_dir / PIECES)
         self.window_frames, self.grid = int(report["window_frames"]), OutputGrid(report["subsampling_stages"])
         exported, path = read(program_dir / PROGRAM), program_dir / PROGRAM
-        check_fits(exported, path, self.window_frames, self.front_end.n_mels, self.grid, len(self.pieces), report["quantize"])
+        check_report(exported, path, report, self.front_end.n_mels, len(self.pieces))
         self._module = exported.module(check_guards=False)
 
     @torch.no_grad()
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         return self._module(features[None])[0]
+
+
+class ProgramWithCache(Program):
+    """A saved program that is given a cache of left context: features and cache [rows, D] to logits and the next cache."""
+
+    def __init__(self, program_dir: Path, report: dict[str, Any]) -> None:
+        super().__init__(program_dir, report)
+        self.layout, self.first_cache = left_context.layout(report), left_context.read_first_cache(program_dir, report)
+
+    @torch.no_grad()
+    def __call__(self, features: torch.Tensor, cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, cache = self._module(features[None], cache[None])
+        return logits[0], cache[0]
+
+
+def check_report(exported: ExportedProgram, path: str | Path, report: dict[str, Any], n_mels: int, outputs: int) -> None:
+    """`check_fits` with what a program's report says of it."""
+    cache = (1, *report["cache"]["shape"]) if report.get("cache") else None
+    check_fits(
+        exported, path, report["window_frames"], n_mels, OutputGrid(report["subsampling_stages"]), outputs, report["quantize"], cache
+    )
 
 
 def load(program_dir: str | Path) -> Program:
@@ -188,4 +217,6 @@ def load(program_dir: str | Path) -> Program:
     Raises:
         ArtifactError: a file is absent or damaged, or they do not fit together.
     """
-    return Program(program_dir)
+    program_dir = Path(program_dir)
+    report = read_json(program_dir / REPORT)
+    return (ProgramWithCache if report.get("cache") else Program)(program_dir, report)

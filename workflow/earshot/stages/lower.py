@@ -17,15 +17,16 @@ from typing import Any
 from earshot.config import LowerStage
 from earshot.errors import ArtifactError, ConfigError, LoweringError
 from earshot.files import atomic_dir, read_json, sha256, write_json
+from earshot.left_context import FIRST_CACHE
 from earshot.lower import bundle, cycle_report, ethosu, golden, module_names, pte, tosa, vela_database, vela_report
-from earshot.model.subsampling import OutputGrid
 from earshot.stages import stage
 
 QUANTIZE_REPORT, PROGRAM = "quantize.json", "quantized.pt2"
 REPORT, PTE, LOG = "lower.json", "model.pte", "vela.log"
 COPIED = (QUANTIZE_REPORT, tosa.FRONT_END, tosa.PIECES)
-OF_GRAPH = (tosa.GRAPH, tosa.REPORT, module_names.MODULES, *golden.FILES)
-FILES = (PTE, *COPIED, *OF_GRAPH, vela_report.SUMMARY, vela_report.PER_LAYER, *bundle.FILES, *cycle_report.FILES)
+OF_GRAPH = (tosa.GRAPH, tosa.REPORT, module_names.MODULES)
+OF_VELA = (vela_report.SUMMARY, vela_report.PER_LAYER, *bundle.FILES, *cycle_report.FILES)
+FILES = (PTE, *COPIED, FIRST_CACHE, *OF_GRAPH, *golden.FILES_WITH_CACHE, *OF_VELA)
 
 
 def check(cfg: LowerStage, report: dict) -> None:
@@ -52,9 +53,9 @@ def host(program_dir: Path, report: dict, folder: Path) -> dict[str, Any]:
     from earshot.lower import xnnpack  # with the runtime and the quantizers, which an NPU's variant does without
     from earshot.quantize import program
 
-    path, grid = program_dir / PROGRAM, OutputGrid(report["subsampling_stages"])
+    path = program_dir / PROGRAM
     exported = program.read(path)
-    program.check_fits(exported, path, report["window_frames"], report["n_mels"], grid, report["outputs"], report["quantize"])
+    program.check_report(exported, path, report, report["n_mels"], report["outputs"])
     try:
         lowered = xnnpack.lower(exported)
     except Exception as error:  # whatever the compiler ends with, the reason is for the report
@@ -83,7 +84,8 @@ def ethos_u(cfg: LowerStage, graph: dict, folder: Path, log: Path, window_s: flo
     if graph["status"] != "ok":
         raise LoweringError(graph["reason"])
     program_dir = Path(cfg.program_dir)
-    for name in OF_GRAPH:
+    with_cache = "cache_input" in graph
+    for name in (*OF_GRAPH, *((FIRST_CACHE, *golden.FILES_WITH_CACHE) if with_cache else golden.FILES)):
         shutil.copyfile(program_dir / name, folder / name)
     template = read_json(program_dir / pte.TEMPLATE)["program"]
     with tempfile.TemporaryDirectory() as intermediate:

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from earshot import windows
-from earshot.config import SAMPLE_RATE_HZ, QuantizeStage, Window
+from earshot import left_context, windows
+from earshot.config import SAMPLE_RATE_HZ, QuantizeStage, Window, check_left_context
 from earshot.errors import ArtifactError, ConfigError
 from earshot.features import FrontEnd
 from earshot.files import sha256, write_json
 from earshot.model import checkpoint
 from earshot.model.npu import to_npu
+from earshot.model.streaming import Streaming, StreamingConformer, silence_cache
 from earshot.quantize import calibrate, program, schemes
 from earshot.stages import stage
 
@@ -31,8 +32,6 @@ def window_frames(window: Window, front_end: FrontEnd) -> int:
         ConfigError: no speech fits into the window.
     """
     frames = windows.frames_of(window, front_end)
-    if window.left_context_s:
-        raise ConfigError(f"window.left_context_s={window.left_context_s:g}: for the float model alone; set it to 0 for a program")
     if window.seconds < SHORTEST_WINDOW_S:
         raise ConfigError(f"window.seconds={window.seconds:g}: too short for any speech; give at least {SHORTEST_WINDOW_S:g}")
     return frames
@@ -51,11 +50,26 @@ def from_published(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames
     return exported
 
 
-def network(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames: int) -> nn.Module:
+def network(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames: int, streaming: Streaming | None) -> nn.Module:
     """The form of the model that is exported: rewritten for the NPU, or as it was trained."""
     if cfg.form.npu_form and cfg.quant.takes_npu_form(cfg.family):
-        return to_npu(recognizer.model, frames, recognizer.front_end.n_mels, cfg.form.npu_sram_kib, cfg.form.npu_chunks)
+        n_mels = recognizer.front_end.n_mels
+        return to_npu(recognizer.model, frames, n_mels, cfg.form.npu_sram_kib, cfg.form.npu_chunks, streaming)
     return recognizer.model.for_window(frames)
+
+
+class LeftContext:
+    """The cache of a program: the float model that has one too, how windows follow each other, and what the first window is given."""
+
+    def __init__(self, cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames: int) -> None:
+        front_end, model = recognizer.front_end, recognizer.model
+        self.layout = windows.layout(frames, cfg.window.overlap_s, front_end, model.grid, cfg.window.left_context_s)
+        self.form = StreamingConformer(model, Streaming(self.layout.outputs, self.layout.hop, self.layout.left))
+        self.first_cache = silence_cache(self.form, front_end.silence(), frames)
+
+    def report(self) -> dict:
+        """What quantize.json says of it, in output frames but for its shape [rows, D]."""
+        return {"shape": list(self.first_cache.shape[1:]), "left": self.layout.left, "look_ahead": self.layout.overlap}
 
 
 @stage("quantize")
@@ -63,23 +77,31 @@ def main(cfg: QuantizeStage) -> None:
     started = time.monotonic()
     schemes.check(cfg.quant, cfg.family)
     recognizer = checkpoint.load(cfg.model_dir)
+    check_left_context(cfg.window, cfg.form, cfg.quant, cfg.family)
     frames, n_mels = window_frames(cfg.window, recognizer.front_end), recognizer.front_end.n_mels
+    left = LeftContext(cfg, recognizer, frames) if cfg.window.left_context_s else None
+    shapes = [(1, frames, n_mels), *([tuple(left.first_cache.shape)] if left else [])]
     calibration = None
     if cfg.quant.from_program:
         exported = from_published(cfg, recognizer, frames)
         modules = schemes.by_module(exported.graph_module)
     else:
         chosen = calibrate.choose(cfg.corpus_dir, cfg.calib) if cfg.quant.calibrated else []
+        written = network(cfg, recognizer, frames, left and left.form.streaming)
         float_type = getattr(torch, cfg.quant.float_type)
-        exported = program.export(network(cfg, recognizer, frames), recognizer.model, frames, n_mels, float_type)
+        exported = program.export(written, left.form if left else recognizer.model, *shapes, dtype=float_type)
         modules = schemes.by_module(exported.graph_module)
         if cfg.quant.quantize:
             quantizer = schemes.quantizer(cfg.quant, cfg.calib, cfg.family, exported.graph_module)
             bar = tqdm(chosen, desc="calibration", unit="utterance", disable=None)
-            inputs = calibrate.inputs(bar, recognizer.front_end, frames)
+            inputs = (
+                calibrate.inputs_with_cache(bar, recognizer.front_end, left.layout, left.form, left.first_cache)
+                if left
+                else calibrate.inputs(bar, recognizer.front_end, frames)
+            )
             converted = program.quantize(exported, quantizer, inputs)
             modules = schemes.by_module(converted)
-            exported = program.reexport(converted, frames, n_mels)
+            exported = program.reexport(converted, *shapes)
         if chosen:
             calibration = {
                 **dataclasses.asdict(cfg.calib),
@@ -89,6 +111,8 @@ def main(cfg: QuantizeStage) -> None:
     out = Path(cfg.out)
     (out / program.REPORT).unlink(missing_ok=True)  # a program without its report is not taken for a finished one
     program.save(exported, out / program.PROGRAM)
+    if left:
+        left_context.write_first_cache(out, left.first_cache[0])
     for name in (program.FRONT_END, program.PIECES):
         shutil.copyfile(Path(cfg.model_dir) / name, out / name)
     write_json(
@@ -101,6 +125,7 @@ def main(cfg: QuantizeStage) -> None:
             "from_program": cfg.quant.from_program,
             "window_s": cfg.window.seconds,
             "window_frames": frames,
+            "cache": left.report() if left else None,
             "window_samples": frames * recognizer.front_end.hop_length,
             "sample_rate_hz": SAMPLE_RATE_HZ,
             "n_mels": n_mels,

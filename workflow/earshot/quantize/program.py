@@ -55,8 +55,8 @@ def export(network: nn.Module, model: nn.Module, *shapes: Shape, dtype: torch.dt
     with quiet():
         exported = torch.export.export(network, inputs, strict=True)
     with torch.no_grad():
-        results = exported.module(check_guards=False)(*inputs), model.eval()(*inputs)
-    found, wanted = ((result,) if isinstance(result, torch.Tensor) else result for result in results)
+        found, wanted = _results(exported, inputs), model.eval()(*inputs)
+    wanted = (wanted,) if isinstance(wanted, torch.Tensor) else wanted
     error = torch.stack([(one - other).abs().max() for one, other in zip(found, wanted, strict=True)]).max().item()
     allowed = ROUNDED_TOLERANCE[dtype] * wanted[0].abs().max().item() if dtype in ROUNDED_TOLERANCE else EXPORT_TOLERANCE
     if not error <= allowed:
@@ -100,6 +100,11 @@ def save(exported: ExportedProgram, path: str | Path) -> None:
             node.meta["from_node"] = [_origin(source) for source in node.meta["from_node"]]
     with atomic(path) as temporary, quiet(), unrehearsed_saving():
         torch.export.save(exported, temporary)
+
+
+def _results(exported: ExportedProgram, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    results = exported.module(check_guards=False)(*inputs)
+    return (results,) if isinstance(results, torch.Tensor) else tuple(results)
 
 
 def read(path: str | Path) -> ExportedProgram:

@@ -22,8 +22,12 @@ MODEL, MANIFEST = RESULTS / "train" / "conformer_xs-synth", RESULTS / "corpus" /
 TOLERANCE = 0.002  # of the WER: 0.2 points
 
 
-@pytest.mark.skipif(not (MODEL / "model.safetensors").exists(), reason=f"no {MODEL}/model.safetensors: run the demo first")
-@pytest.mark.skipif(not MANIFEST.exists(), reason=f"no {MANIFEST}: run the demo first")
+needs_demo = pytest.mark.skipif(
+    not ((MODEL / "model.safetensors").exists() and MANIFEST.exists()), reason=f"not under {RESULTS}: run the demo first"
+)
+
+
+@needs_demo
 def test_windows_cost_a_trained_model_nothing(monkeypatch):
     monkeypatch.chdir(RESULTS.parent)  # the manifest's paths are relative to where the workflow ran
     window = Window(**variants({})[0].config["window"])  # the demo's
@@ -38,6 +42,18 @@ def test_windows_cost_a_trained_model_nothing(monkeypatch):
     assert min(lengths) < window.seconds / 2 < 2 * window.seconds < max(lengths), "clips shorter than a window and of several windows"
     wer = {name: accuracy(of_form, 0, 0)["wer"] for name, of_form in rows.items()}
     assert wer["windowed"] <= wer["full"] + TOLERANCE, f"{len(lengths)} clips of {min(lengths):.1f} to {max(lengths):.1f} s: {wer}"
+
+
+@needs_demo
+def test_a_cache_gives_back_words_that_short_windows_lose(monkeypatch):
+    monkeypatch.chdir(RESULTS.parent)
+    wer = {}
+    for left_context_s in (0.0, 2.0):
+        form = open_model(MODEL, Window(2.0, 0.5, left_context_s))[0]
+        pairs = list(clips(list(utterances(MANIFEST))[:64]))[64:]
+        rows = [compare(str(i), 1.0, text, form.words(form.front_end(audio), Decode())) for i, (audio, text) in enumerate(pairs)]
+        wer[left_context_s] = accuracy(rows, 0, 0)["wer"]
+    assert wer[2.0] < 0.8 * wer[0.0], wer
 
 
 def clips(items):

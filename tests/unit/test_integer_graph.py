@@ -75,13 +75,13 @@ def lowered(tmp_path_factory):
         if key not in made:
             torch.manual_seed(0)
             network = form().eval().requires_grad_(False)
-            given = [torch.randn(1, FRAMES, BINS, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
-            exported = torch.export.export(network, (given[0],), strict=True)
+            given = [(torch.randn(1, FRAMES, BINS, generator=torch.Generator().manual_seed(seed)),) for seed in range(3)]
+            exported = torch.export.export(network, given[0], strict=True)
             converted = program.quantize(
                 exported, schemes.quantizer(SCHEMES[scheme], Calib(observer="minmax"), family, exported.graph_module), given
             )
             log = tmp_path_factory.mktemp("lowered") / "tosa.log"
-            made[key] = to_tosa.lower(program.reexport(converted, FRAMES, BINS), schemes.operator_set(family), log)
+            made[key] = to_tosa.lower(program.reexport(converted, (1, FRAMES, BINS)), schemes.operator_set(family), log)
         return made[key]
 
     return of

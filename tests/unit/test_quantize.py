@@ -181,7 +181,7 @@ def test_a_saved_program_computes_what_it_did_in_memory(name, family, tmp_path):
     exported = torch.export.export(network.eval(), (calibrated,), strict=True)
     if quant.quantize:
         quantizer = schemes.quantizer(quant, Calib(), family, exported.graph_module)
-        exported = program.reexport(program.quantize(exported, quantizer, [calibrated]), 20, 20)
+        exported = program.reexport(program.quantize(exported, quantizer, [(calibrated,)]), (1, 20, 20))
     program.save(exported, tmp_path / "saved.pt2")
     saved, made = (one.module(check_guards=False) for one in (program.read(tmp_path / "saved.pt2"), exported))
     for x in (calibrated, unseen):

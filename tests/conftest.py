@@ -14,6 +14,7 @@ from earshot.config import Features
 from earshot.features import FrontEnd
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own, which reads the marks, is the next
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share an expensive fixture run in one of the processes: those of a file, and all that look at the tiny workflow."""
     for item in items:

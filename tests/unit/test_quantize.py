@@ -165,14 +165,18 @@ def test_a_part_that_no_module_belongs_to_is_refused_with_the_names_that_there_a
     assert "encoder.*" in message and "blocks.0.feed_forward1.widen" in message
 
 
-@pytest.mark.parametrize("family", ["u85", "host"])
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF_DIR / "quant").glob("*.yaml")))
-def test_a_saved_program_computes_what_it_did_in_memory(name, family, tmp_path):
+def schemes_of_families() -> list[tuple[Quant, str]]:
+    """Each file of conf/quant with each family that it can be lowered to."""
     register()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        quant = typed(compose("quantize", overrides=[f"quant={name}", "model_dir=x", "corpus_dir=x", "out=x"])).quant
-    if family not in quant.families:
-        pytest.skip(f"{name} is not for {family}")
+        names = sorted(path.stem for path in (CONF_DIR / "quant").glob("*.yaml"))
+        words = ["model_dir=x", "corpus_dir=x", "out=x"]
+        found = [typed(compose("quantize", overrides=[f"quant={name}", *words])).quant for name in names]
+    return [(quant, family) for quant in found for family in ("u85", "host") if family in quant.families]
+
+
+@pytest.mark.parametrize(("quant", "family"), schemes_of_families(), ids=lambda value: getattr(value, "scheme", value))
+def test_a_saved_program_computes_what_it_did_in_memory(quant, family, tmp_path):
     layers = OrderedDict(widen=torch.nn.Linear(18, 12), activation=torch.nn.SiLU(), narrow=torch.nn.Linear(12, 5))
     block = torch.nn.Sequential(OrderedDict(feed_forward1=torch.nn.Sequential(layers)))  # named as the parts of a mixture are
     convolution, output = torch.nn.Conv1d(20, 6, 3), torch.nn.Linear(5, 5)

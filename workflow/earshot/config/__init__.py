@@ -1,0 +1,105 @@
+"""Every configuration value of earshot: its type, unit, bounds and meaning.
+
+The YAML files under conf/ give values to these dataclasses. Hydra composes them; `typed` turns the composed tree into objects and checks
+the bounds, so that a wrong key, type or value is refused before any work is done.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from earshot.config.data import Corpus, Features, LibriSpeech, Synth, Tokenizer
+from earshot.config.fields import SAMPLE_RATE_HZ
+from earshot.config.models import Imported, Model, NpuForm, Train
+from earshot.config.programs import Calib, Decode, Evaluation, Part, Precision, Quant, Target, Tracking, Window, check_left_context
+from earshot.config.stages import (
+    STAGES,
+    CorpusStage,
+    EvaluateStage,
+    FeaturesStage,
+    ImportCheckpointStage,
+    LowerStage,
+    MetricsStage,
+    Pipeline,
+    QuantizeStage,
+    ReportStage,
+    TokenizerStage,
+    TosaStage,
+    TrackStage,
+    TrainStage,
+    TranscribeStage,
+    VerdictStage,
+)
+from earshot.errors import ConfigError
+
+__all__ = [
+    "CONF_DIR",
+    "SAMPLE_RATE_HZ",
+    "STAGES",
+    "Calib",
+    "Corpus",
+    "CorpusStage",
+    "Decode",
+    "EvaluateStage",
+    "Evaluation",
+    "Features",
+    "FeaturesStage",
+    "ImportCheckpointStage",
+    "Imported",
+    "LibriSpeech",
+    "LowerStage",
+    "MetricsStage",
+    "Model",
+    "NpuForm",
+    "Part",
+    "Pipeline",
+    "Precision",
+    "Quant",
+    "QuantizeStage",
+    "ReportStage",
+    "Synth",
+    "Target",
+    "Tokenizer",
+    "TokenizerStage",
+    "TosaStage",
+    "TrackStage",
+    "Tracking",
+    "Train",
+    "TrainStage",
+    "TranscribeStage",
+    "VerdictStage",
+    "Window",
+    "check_left_context",
+    "register",
+    "typed",
+]
+
+CONF_DIR = Path(__file__).resolve().parents[3] / "conf"
+
+
+def register() -> None:
+    """Make the dataclasses known to Hydra, as group `schema`."""
+    store = ConfigStore.instance()
+    store.store(group="schema/corpus", name="synth", node=Synth)
+    store.store(group="schema/corpus", name="librispeech", node=LibriSpeech)
+    for name, node in STAGES.items():
+        store.store(group="schema", name=name, node=node, package="_global_")
+
+
+def typed(cfg: DictConfig) -> Any:
+    """The dataclass objects of a composed configuration, bounds checked.
+
+    Raises:
+        ConfigError: a value is missing, of the wrong type or out of bounds.
+    """
+    try:
+        return OmegaConf.to_object(cfg)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: no value given; add {error.full_key}=VALUE") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error)) from error

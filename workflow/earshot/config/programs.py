@@ -1,0 +1,159 @@
+"""Groups of a program: precision, calibration, window, target; how it is evaluated, and where that is tracked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from earshot.config.fields import Checked, bounded, one_of
+from earshot.config.models import NpuForm
+from earshot.errors import ConfigError
+
+
+@dataclass
+class Precision(Checked):
+    """How numbers are stored: floats, or 4 or 8 bits of a weight and 8 or 16 of an activation."""
+
+    quantize: bool = True
+    weight_bits: int = bounded(8, ge=4, le=8)
+    activation_bits: int = bounded(8, ge=8, le=16)
+    per_channel: bool = True
+    dynamic: bool = False  # ranges of activations are found anew in each run, where they enter a linear layer; the others stay floats
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight_bits not in (4, 8) or self.activation_bits not in (8, 16):
+            raise ConfigError(
+                f"{type(self).__name__}.weight_bits={self.weight_bits}, activation_bits={self.activation_bits}: "
+                "choose weights of 4 or 8 bits, activations of 8 or 16 bits"
+            )
+
+
+@dataclass
+class Part(Precision):
+    """The precision of some modules of the exported network, and of all that is in them."""
+
+    modules: str = MISSING  # a pattern as of file names, for names as quantize.json lists them: blocks.0, *.feed_forward?.widen
+
+
+@dataclass
+class Quant(Precision):
+    """A scheme: the precision of the network, and of parts of it. `families` names the targets' families that can take the scheme."""
+
+    scheme: str = MISSING
+    float_type: str = one_of("float32", "float32", "float16", "bfloat16")  # of a program that is not quantized
+    parts: list[Part] = field(default_factory=list)  # the first that has a module decides
+    families: list[str] = field(default_factory=lambda: ["u85", "u55", "host"])
+    from_program: str | None = None  # a quantized .pt2 to start from: no calibration is done
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.quantize and self.parts:
+            raise ConfigError(
+                "Quant.parts: of a scheme that quantizes; set Quant.quantize=true, and Part.quantize=false where floats are to stay"
+            )
+        if self.quantize and self.float_type != "float32":
+            raise ConfigError(f"Quant.float_type={self.float_type}: of a program of floats; set Quant.quantize=false, or leave it out")
+
+    @property
+    def precisions(self) -> list[Precision]:
+        """That of the network first, then those of its parts."""
+        return [self, *self.parts]
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether ranges of activations are observed on speech."""
+        return any(precision.quantize and not precision.dynamic for precision in self.precisions)
+
+    def takes_npu_form(self, family: str) -> bool:
+        """Whether programs of the scheme may be of the NPU form. With 16-bit activations its square has no table, and integers overflow."""
+        bits = max(precision.activation_bits for precision in self.precisions)
+        return self.quantize and family != "host" and bits == 8 and self.from_program is None
+
+
+@dataclass
+class Calib(Checked):
+    """Training speech that activations are observed on, and how their ranges follow."""
+
+    utterances: int = bounded(64, ge=1)
+    seconds: float | None = bounded(None, gt=0.0)  # as many utterances as last so long, instead
+    # At random; evenly over the durations; one of each speaker, then a second of each ...; the longest.
+    sampling: str = one_of("random", "random", "duration", "speaker", "longest")
+    # The range with the least squared error of a histogram; from the smallest to the largest value; those averaged over the utterances; the
+    # range that leaves out what lies beyond `percentile` on both sides.
+    observer: str = one_of("histogram", "histogram", "minmax", "average", "percentile")
+    percentile: float = bounded(99.99, gt=50.0, le=100.0)
+    seed: int = bounded(0, ge=0)
+
+
+@dataclass
+class Window(Checked):
+    """The fixed length of audio that an exported program takes, and how longer utterances are cut.
+
+    With left context, what the layers computed of the speech before a window is an input of the program, and its overlap is a look-ahead:
+    only the next window, which knows what follows, gives the outputs there.
+    """
+
+    seconds: float = bounded(10.0, gt=0.0, le=60.0)
+    overlap_s: float = bounded(2.0, ge=0.0)
+    left_context_s: float = bounded(0.0, ge=0.0, le=60.0)  # 0: each window is computed by itself
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overlap_s > self.seconds / 2:
+            raise ConfigError(f"Window.overlap_s={self.overlap_s}: must be at most half of Window.seconds={self.seconds}")
+
+
+def check_left_context(window: Window, form: NpuForm, quant: Quant, family: str) -> None:
+    """Refuse a cache of left context where a program has no form for it.
+
+    Raises:
+        ConfigError: the program is not to be of the NPU form.
+    """
+    if window.left_context_s and not (form.npu_form and quant.takes_npu_form(family)):
+        raise ConfigError(
+            f"window.left_context_s={window.left_context_s:g}: a program with a cache is of the NPU form, but quant={quant.scheme} "
+            f"for family {family} with model.npu_form={str(form.npu_form).lower()} is not; "
+            "take activations of 8 bits, an NPU and model.npu_form=true, or set left_context_s to 0"
+        )
+
+
+@dataclass
+class Target(Checked):
+    name: str = MISSING
+    family: str = one_of("u85", "u85", "u55", "host")  # targets of a family share one quantized program
+    accelerator: str | None = None  # Vela's accelerator configuration, e.g. ethos-u85-256
+    system_config: str | None = None
+    memory_mode: str | None = None
+    sram_kib: int | None = bounded(None, ge=1, le=1024 * 1024)  # budget of SRAM: Vela is given it, a program that needs more is over_budget
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.family == "host" and self.sram_kib is not None:
+            raise ConfigError(f"Target.sram_kib={self.sram_kib}: a budget is for an NPU's memory; leave it out for family host")
+
+
+@dataclass
+class Decode(Checked):
+    method: str = one_of("greedy", "greedy")
+    blank_penalty: float = bounded(0.0, ge=0.0)  # subtracted from the blank's logit: fewer deletions, more insertions
+
+
+@dataclass
+class Evaluation(Checked):
+    reference_utterances: int = bounded(2, ge=0)  # of the integer graph, compared with TOSA's reference model bit by bit before all are run
+    timing_utterances: int = bounded(20, ge=1)
+    bootstrap: int = bounded(1000, ge=0)  # draws of utterances for the confidence interval of the WER; 0: none
+    seed: int = bounded(0, ge=0)  # of those draws, and of the sample that is timed
+    jobs: int = bounded(1, ge=1)  # processes that recognize utterances; changes no result
+
+
+@dataclass
+class Tracking(Checked):
+    """MLflow as a sink: where it is, and what is kept there beside the figures."""
+
+    enabled: bool = True
+    uri: str = MISSING  # sqlite:///FILE or http://HOST:PORT
+    log_pte: bool = False  # keep each variant's model.pte as an artifact
+    timeout_s: int = bounded(10, ge=1)  # longest wait for one answer of a server; MLFLOW_HTTP_REQUEST_TIMEOUT overrides it

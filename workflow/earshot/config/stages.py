@@ -1,0 +1,182 @@
+"""The configuration of each stage: the groups that it takes, and its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from earshot.config.data import Features, Tokenizer
+from earshot.config.fields import Checked, one_of
+from earshot.config.models import Imported, Model, NpuForm, Train
+from earshot.config.programs import Calib, Decode, Evaluation, Quant, Target, Tracking, Window
+
+
+@dataclass
+class CorpusStage(Checked):
+    corpus: Any = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class FeaturesStage(Checked):
+    features: Features = field(default_factory=Features)
+    corpus_dir: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class TokenizerStage(Checked):
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    corpus_dir: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class TrainStage(Checked):
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    tracking: Tracking = field(default_factory=Tracking)
+    experiment_name: str = "earshot"
+    features_dir: str = MISSING
+    tokenizer_dir: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class ImportCheckpointStage(Checked):
+    imported: Imported = field(default_factory=Imported)
+    features: Features = field(default_factory=Features)
+    out: str = MISSING  # the model directory
+
+
+@dataclass
+class QuantizeStage(Checked):
+    quant: Quant = field(default_factory=Quant)
+    calib: Calib = field(default_factory=Calib)
+    window: Window = field(default_factory=Window)
+    form: NpuForm = field(default_factory=NpuForm)
+    family: str = one_of("u85", "u85", "u55", "host")
+    model_dir: str = MISSING
+    corpus_dir: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class TosaStage(Checked):
+    program_dir: str = MISSING  # a quantized program of an NPU family; the graph is written beside it
+
+
+@dataclass
+class LowerStage(Checked):
+    target: Target = field(default_factory=Target)
+    program_dir: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class EvaluateStage(Checked):
+    """What is evaluated: a model directory, a program directory (with its integer graph if it has one), or a host variant's directory."""
+
+    decode: Decode = field(default_factory=Decode)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    window: Window = field(default_factory=Window)
+    kind: str = one_of("variant", "float", "program", "variant")
+    subject: str = MISSING  # the directory to evaluate
+    corpus_dir: str = MISSING
+    split: str = one_of("test", "train", "dev", "test")
+    out: str = MISSING
+
+
+@dataclass
+class MetricsStage(Checked):
+    """One metrics.json of a variant out of its evaluations and its lowering.
+
+    `choices` and `config` are mappings, or paths of YAML or JSON files.
+    """
+
+    variant: str = MISSING  # MODEL/SCHEME/TARGET, the ids
+    corpus_id: str = MISSING
+    split: str = one_of("test", "train", "dev", "test")
+    choices: Any = MISSING  # group: choice
+    config: Any = field(default=MISSING, metadata={"text": True})  # group: resolved values
+    lower_json: str = MISSING
+    float_json: str | None = None
+    program_json: str | None = None
+    variant_json: str | None = None  # of a variant of the host; those of an NPU are evaluated with their program, as its integer graph
+    out: str = MISSING
+
+
+@dataclass
+class TrackStage(Checked):
+    tracking: Tracking = field(default_factory=Tracking)
+    experiment_name: str = "earshot"
+    results: str = MISSING  # folder whose metrics.json files are logged, with the training curves under train/
+    variants: list[str] = field(default_factory=list)  # metrics.json files, or .txt files that list them; empty: all under results
+    out: str | None = None  # JSON of what was logged
+
+
+@dataclass
+class ReportStage(Checked):
+    variants: list[str] = MISSING  # metrics.json files, or .txt files that list them, a path a line
+    title: str = "earshot"
+    out: str = MISSING  # folder
+
+
+@dataclass
+class VerdictStage(Checked):
+    """Fails when a variant of the table failed, after all rows were written."""
+
+    table: str = MISSING  # variants.csv of the report
+    out: str | None = None  # JSON that is written when no variant failed
+
+
+@dataclass
+class TranscribeStage(Checked):
+    decode: Decode = field(default_factory=Decode)
+    window: Window = field(
+        default_factory=Window
+    )  # its overlap for longer audio; its length for model.safetensors, as the others have their own
+    program: str = MISSING  # model.pte, quantized.pt2 or model.safetensors that the workflow made
+    audio: Any = field(default=MISSING, metadata={"text": True})  # one path, or several: a.flac,b.wav or [a.flac,b.wav]
+
+
+@dataclass
+class Pipeline(Checked):
+    """All groups at once: what the Snakefile composes."""
+
+    experiment_name: str = MISSING
+    corpus: Any = MISSING
+    features: Features = field(default_factory=Features)
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    imported: Imported = field(default_factory=Imported)
+    quant: Quant = field(default_factory=Quant)
+    calib: Calib = field(default_factory=Calib)
+    window: Window = field(default_factory=Window)
+    target: Target = field(default_factory=Target)
+    decode: Decode = field(default_factory=Decode)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    tracking: Tracking = field(default_factory=Tracking)
+    sweep: list[str] = field(default_factory=list)  # each in Hydra's multirun grammar; a variant for each point
+
+
+STAGES = {
+    "corpus": CorpusStage,
+    "features": FeaturesStage,
+    "tokenizer": TokenizerStage,
+    "train": TrainStage,
+    "import_checkpoint": ImportCheckpointStage,
+    "quantize": QuantizeStage,
+    "tosa": TosaStage,
+    "lower": LowerStage,
+    "evaluate": EvaluateStage,
+    "metrics": MetricsStage,
+    "track": TrackStage,
+    "report": ReportStage,
+    "verdict": VerdictStage,
+    "transcribe": TranscribeStage,
+    "pipeline": Pipeline,
+}

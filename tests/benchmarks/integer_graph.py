@@ -32,7 +32,7 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def windows(graph: IntegerGraph, folder: Path, count: int) -> list[np.ndarray]:
-    end, numbers = graph.boundary["input"], np.random.default_rng(0)
+    (end,), numbers = graph.inputs, np.random.default_rng(0)
     spread = (numbers.integers(end["min"], end["max"], end["shape"], end["dtype"], endpoint=True) for _ in range(count - 1))
     return [np.load(folder / "golden_input.npy"), *spread]
 
@@ -43,7 +43,7 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
     preparation_s, _ = seconds(lambda: graph.run(given[0]))
     ours = [seconds(lambda x=x: graph.run(x)) for x in given]
     theirs = [seconds(lambda x=x: graph.reference(x)) for x in given]
-    equal = [wanted is not None and np.array_equal(found, wanted) for (_, found), (_, wanted) in zip(ours, theirs, strict=True)]
+    equal = [wanted is not None and np.array_equal(*found, *wanted) for (_, found), (_, wanted) in zip(ours, theirs, strict=True)]
     executor_s, reference_s = (sum(each for each, _ in of_all) / count for of_all in (ours, theirs))
     return {
         "reference_s_per_window": round(reference_s, 4),

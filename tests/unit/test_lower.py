@@ -115,9 +115,9 @@ def test_the_golden_vectors_are_what_the_graph_computes(npu):
     audio, given, wanted = (np.load(npu / f"golden_{name}.npy") for name in ("audio", "input", "output"))
     assert len(audio) == 32000 and audio.dtype == np.int16
     assert len(np.unique(given)) > 30 and len(np.unique(wanted)) > 5
-    assert np.array_equal(graph.run(given), wanted)
+    assert np.array_equal(*graph.run(given), wanted)
     x = fit_window(graph.front_end(audio.astype(np.float32) / 32768), graph.front_end, 200)[0]
-    assert np.array_equal(graph.quantize(x), given)
+    assert np.array_equal(*graph.quantize(x), given)
     for name, array in (("audio", audio), ("input", given), ("output", wanted)):
         assert (npu / f"golden_{name}.bin").read_bytes() == array.tobytes()
 
@@ -125,11 +125,11 @@ def test_the_golden_vectors_are_what_the_graph_computes(npu):
 def test_a_graph_is_judged_by_the_reference_model(npu):
     """On the golden signal and on the ends of the input's type. The weights of what the reference model is given are changed here."""
     assert json.loads((npu / "graph.json").read_text())["reference_windows"] == 3
-    graph, given = IntegerGraph(npu), np.load(npu / "golden_input.npy")
+    graph, given = IntegerGraph(npu), (np.load(npu / "golden_input.npy"),)
     content = (npu / "graph.tosa").read_bytes()
     read = tosa_operators.read_graph(content, npu / "graph.tosa")
     weights = read.tensors[next(one.weights for one in read.operators if one.weights)].data.tobytes()
-    assert np.array_equal(judge.compare(graph, given, "the golden signal"), np.load(npu / "golden_output.npy"))
+    assert np.array_equal(*judge.compare(graph, given, "the golden signal"), np.load(npu / "golden_output.npy"))
     graph._graph = content.replace(weights, weights[::-1])
     with pytest.raises(ArtifactError, match=r"graph\.tosa: on the golden signal: .* differ in \d+ of 490 values"):
         judge.compare(graph, given, "the golden signal")

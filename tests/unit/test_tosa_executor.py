@@ -235,13 +235,24 @@ def test_intermediate_tensors_are_those_of_the_reference_model():
 
 def test_an_executor_can_be_pickled():
     run, x = executor(small(2)[0]), spread((4, 6), D.INT8)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(run)).run(x)[run.output], run.run(x)[run.output])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(run)).run(x)[run.outputs[0]], run.run(x)[run.outputs[0]])
 
 
 def test_an_input_that_does_not_fit_is_refused():
     for x in (np.zeros((4, 5), np.int8), np.zeros((4, 6), np.int16)):
         with pytest.raises(ArtifactError, match=r"graph\.tosa: takes INT8 \[4, 6\]"):
             executor(small(2)[0]).run(x)
+
+
+def test_a_graph_may_have_several_inputs_and_outputs():
+    graph = Graph()
+    x, y = graph.input((5,), D.INT32), graph.input((5,), D.INT32)
+    run = executor(graph.done(graph.add("SUB", [x, y], (5,), D.INT32), graph.add("ADD", [x, y], (5,), D.INT32)))
+    a, b = np.arange(5, dtype=np.int32), np.full(5, 7, np.int32)
+    found = run.run(a, b)
+    assert [found[name].tolist() for name in run.outputs] == [(a - b).tolist(), (a + b).tolist()]
+    with pytest.raises(ArtifactError, match=r"takes INT32 \[5\], INT32 \[5\], not int32 \[5\]"):
+        run.run(a)
 
 
 def test_what_is_computed_of_constants_is_computed_once():

@@ -48,8 +48,9 @@ class Graph:
         self.serializer.addOperator(getattr(ts.Op, kind), list(inputs), [name], attribute)
         return name
 
-    def done(self, output: str) -> bytes:
-        self.serializer.addOutputTensor(self.serializer.currRegion.currBasicBlock.tensors[output])
+    def done(self, *outputs: str) -> bytes:
+        for output in outputs:
+            self.serializer.addOutputTensor(self.serializer.currRegion.currBasicBlock.tensors[output])
         return bytes(self.serializer.serialize())
 
 
@@ -82,7 +83,7 @@ def same(content: bytes, x: np.ndarray) -> np.ndarray:
     """What both compute: the same numbers of the same type, or nothing."""
     wanted, run = reference(content, x), executor(content)
     assert wanted is not None
-    found = run.run(x)[run.output]
+    found = run.run(x)[run.outputs[0]]
     assert found.dtype == wanted.dtype
     np.testing.assert_array_equal(found, wanted)
     return found

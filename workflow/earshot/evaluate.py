@@ -73,8 +73,7 @@ def evaluate(cfg: EvaluateStage) -> None:
 
         host = {"host": timing.host_times(cfg.subject, cfg.window, sample(chosen, cfg.evaluation.timing_utterances, cfg.evaluation.seed))}
     forms = open_forms(cfg)
-    judges = GRAPH_FORM in (form.name for form in forms) and not cfg.window.left_context_s  # with a cache, the reference model runs it all
-    judged = {"reference_windows": judge_graph(cfg, chosen)} if judges else {}
+    judged = {"reference_windows": judge_graph(cfg, chosen)} if GRAPH_FORM in (form.name for form in forms) else {}
     rows = recognize(cfg, forms, chosen)
     reference = rows[forms[0].name]
     if not sum(row.words for row in reference):
@@ -198,7 +197,7 @@ def judge_graph(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> int:
         ArtifactError: they differ on a window of an utterance, which the message names.
     """
     graph = recognizers.judged_graph(cfg.subject)
-    form = recognizers.windowed(GRAPH_FORM, graph, cfg.window.overlap_s, cfg.subject)
+    form = recognizers.form_of(GRAPH_FORM, graph, cfg.window.overlap_s, cfg.subject)
     count = min(cfg.evaluation.reference_utterances, len(chosen))
     for item in tqdm(itertools.islice(chosen, count), total=count, desc="compare with TOSA's reference model", unit="utt", disable=None):
         before = graph.windows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -9,37 +11,38 @@ from earshot.errors import ArtifactError
 from earshot.lower.tosa import IntegerGraph
 
 
-def compare(graph: IntegerGraph, integers: np.ndarray, what: str) -> np.ndarray:
-    """What both compute from `integers`; `what` says what these are, for messages.
+def compare(graph: IntegerGraph, integers: tuple[np.ndarray, ...], what: str) -> tuple[np.ndarray, ...]:
+    """What both compute from `integers`, one for each input; `what` says what these are, for messages.
 
     Raises:
         ArtifactError: they differ, or the result is not defined.
     """
-    wanted = graph.reference(integers)
+    wanted = graph.reference(*integers)
     if wanted is None:
         raise ArtifactError(f"{graph.path}: on {what}: the graph overflows (TOSA_UNPREDICTABLE); choose another quant")
     _equal(graph, integers, wanted, what)
     return wanted
 
 
-def _equal(graph: IntegerGraph, integers: np.ndarray, wanted: np.ndarray, what: str) -> None:
-    found = graph.run(integers)
-    if found.dtype != wanted.dtype or not np.array_equal(found, wanted):
-        differing = f"{np.count_nonzero(found != wanted)} of {wanted.size} values" if found.shape == wanted.shape else "the shapes"
-        raise ArtifactError(
-            f"{graph.path}: on {what}: our executor and TOSA's reference model differ in {differing}; "
-            "run the tosa step again, and if it stays report it as an error of earshot with this file"
-        )
+def _equal(graph: IntegerGraph, integers: tuple[np.ndarray, ...], wanted: tuple[np.ndarray, ...], what: str) -> None:
+    for ours, theirs in zip(graph.run(*integers), wanted, strict=True):
+        if ours.dtype != theirs.dtype or not np.array_equal(ours, theirs):
+            differing = f"{np.count_nonzero(ours != theirs)} of {theirs.size} values" if ours.shape == theirs.shape else "the shapes"
+            raise ArtifactError(
+                f"{graph.path}: on {what}: our executor and TOSA's reference model differ in {differing}; "
+                "run the tosa step again, and if it stays report it as an error of earshot with this file"
+            )
 
 
-def extremes(graph: IntegerGraph) -> dict[str, np.ndarray]:
-    """Inputs that reach the ends of the input's type, by what they are: real features seldom do."""
-    end = graph.boundary["input"]
-    low, high = end["min"], end["max"]
-    halves = np.full(end["shape"], low, end["dtype"])
-    halves[:, halves.shape[1] // 2 :] = high
-    spread = np.random.default_rng(0).integers(low, high, end["shape"], end["dtype"], endpoint=True)
-    return {"the least and then the greatest input": halves, "random input of the whole range": spread}
+def extremes(graph: IntegerGraph) -> dict[str, tuple[np.ndarray, ...]]:
+    """Inputs that reach the ends of their types, by what they are: real features seldom do."""
+    halves, spread, numbers = [], [], np.random.default_rng(0)
+    for end in graph.inputs:
+        low, high = end["min"], end["max"]
+        halves.append(np.full(end["shape"], low, end["dtype"]))
+        halves[-1][:, halves[-1].shape[1] // 2 :] = high
+        spread.append(numbers.integers(low, high, end["shape"], end["dtype"], endpoint=True))
+    return {"the least and then the greatest input": tuple(halves), "random input of the whole range": tuple(spread)}
 
 
 def compare_extremes(graph: IntegerGraph) -> int:
@@ -50,7 +53,7 @@ def compare_extremes(graph: IntegerGraph) -> int:
     """
     judged = 0
     for what, integers in extremes(graph).items():
-        wanted = graph.reference(integers)
+        wanted = graph.reference(*integers)
         if wanted is not None:
             _equal(graph, integers, wanted, what)
             judged += 1
@@ -58,17 +61,20 @@ def compare_extremes(graph: IntegerGraph) -> int:
 
 
 class Judged:
-    """An integer graph, each window of which the reference model is given too; `windows` counts them."""
+    """An integer graph, each window of which the reference model is given too; `windows` counts them. All else is the graph's."""
 
     def __init__(self, graph: IntegerGraph) -> None:
         self.graph, self.windows = graph, 0
-        self.window_frames, self.front_end, self.pieces, self.grid = graph.window_frames, graph.front_end, graph.pieces, graph.grid
 
-    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.graph, name)
+
+    def __call__(self, *floats: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """As the graph.
 
         Raises:
             ArtifactError: the reference model gives something else.
         """
         self.windows += 1
-        return self.graph.dequantize(compare(self.graph, self.graph.quantize(features), "these features"))
+        found = self.graph.dequantize(*compare(self.graph, self.graph.quantize(*floats), "these features"))
+        return found if len(found) > 1 else found[0]

@@ -53,9 +53,9 @@ class IntegerGraph:
         self.boundary = read_json(folder / REPORT)
         if self.boundary["status"] != "ok":
             raise ArtifactError(f"{folder / REPORT}: the program was not lowered ({self.boundary['reason']}); choose another quant")
-        self._input, self._output = self.boundary["input"], self.boundary["output"]
+        self.inputs, self.outputs = [self.boundary["input"]], [self.boundary["output"]]
         self.front_end, self.pieces = FrontEnd.load(folder / FRONT_END), read_pieces(folder / PIECES)
-        self.window_frames = self._input["shape"][1]
+        self.window_frames = self.boundary["input"]["shape"][1]
         self.grid = OutputGrid(read_json(folder / PROGRAM_REPORT)["subsampling_stages"])
         if not self.path.is_file():
             raise ArtifactError(f"{self.path}: no such file; run the tosa step")
@@ -63,35 +63,36 @@ class IntegerGraph:
         if hashlib.sha256(self._graph).hexdigest() != self.boundary["graph_sha256"]:  # a damaged graph can end the process in native code
             raise ArtifactError(f"{self.path}: damaged, not the graph that was compiled; delete it and run the tosa step again")
 
-    def quantize(self, features: torch.Tensor) -> np.ndarray:
-        """Features [window_frames, n_mels] to the graph's integers [1, window_frames, n_mels]."""
-        return to_integers(features, self._input)
+    def quantize(self, *floats: torch.Tensor) -> tuple[np.ndarray, ...]:
+        """Floats [...] to integers [1, ...], for each input: features [window_frames, n_mels], and the cache where there is one."""
+        return tuple(to_integers(x, end) for x, end in zip(floats, self.inputs, strict=True))
 
-    def dequantize(self, integers: np.ndarray) -> torch.Tensor:
-        """The graph's integers [1, T', V] to logits [T', V]."""
-        return to_floats(integers, self._output)
+    def dequantize(self, *integers: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """Integers [1, ...] to floats [...], of each output: logits [T', V], and the cache where there is one."""
+        return tuple(to_floats(one, end) for one, end in zip(integers, self.outputs, strict=True))
 
     @cached_property
     def _executor(self) -> Executor:
         return Executor(self._graph, self.path)
 
-    def run(self, integers: np.ndarray) -> np.ndarray:
-        """Integers in, integers out.
+    def run(self, *integers: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Integers in, integers out, as `quantize` gives and `dequantize` takes them.
 
         Raises:
             ArtifactError: the graph has an operator that the executor does not know, or it overflows: what it computes is not defined.
         """
-        return self._executor.run(integers)[self._executor.output]
+        found = self._executor.run(*integers)
+        return tuple(found[name] for name in self._executor.outputs)
 
-    def intermediates(self, integers: np.ndarray, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Tensors of the graph by their names, as earshot.lower.module_names has them, that these integers give; the output is among them.
+    def intermediates(self, *integers: np.ndarray, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Tensors of the graph that these integers give, by their names, as earshot.lower.module_names has them, and the outputs.
 
         Raises:
             ArtifactError: as `run`, or a name is of no tensor.
         """
-        return self._executor.run(integers, keep=names)
+        return self._executor.run(*integers, keep=names)
 
-    def reference(self, integers: np.ndarray) -> np.ndarray | None:
+    def reference(self, *integers: np.ndarray) -> tuple[np.ndarray, ...] | None:
         """What TOSA's reference model computes, slowly; None where it says that the result is not defined, by an overflow for example.
 
         Raises:
@@ -99,17 +100,18 @@ class IntegerGraph:
         """
         try:
             with output_to(os.devnull):  # a notice at each run that the graph is of TOSA 1.0
-                outputs, status = tosa_reference_model.run(self._graph, [integers], verbosity="LOW")
+                outputs, status = tosa_reference_model.run(self._graph, list(integers), verbosity="LOW")
         except Exception as error:  # the reference model raises what its native code throws
             raise ArtifactError(
                 f"{self.path}: cannot be run ({str(error).strip()[:200]}); delete it and run the tosa step again"
             ) from error
         if status == tosa_reference_model.GraphStatus.TOSA_UNPREDICTABLE:
             return None
-        valid = status == tosa_reference_model.GraphStatus.TOSA_VALID and len(outputs) == 1
-        if not valid or list(outputs[0].shape) != self._output["shape"] or outputs[0].dtype != self._output["dtype"]:
+        found = [(list(one.shape), str(one.dtype)) for one in outputs]
+        if status != tosa_reference_model.GraphStatus.TOSA_VALID or found != [(end["shape"], end["dtype"]) for end in self.outputs]:
             raise ArtifactError(f"{self.path}: gave no valid result ({status.name}); delete it and run the tosa step again")
-        return outputs[0]
+        return tuple(outputs)
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        return self.dequantize(self.run(self.quantize(features)))
+        (logits,) = self.dequantize(*self.run(*self.quantize(features)))
+        return logits

@@ -56,7 +56,7 @@ class _Call:
 
 
 class Executor:
-    """A graph with one input and one output. It can be pickled."""
+    """A graph, run on integers. It can be pickled."""
 
     def __init__(self, content: bytes, path: Path) -> None:
         """Prepare a serialized graph; `path` is where it was read, for messages.
@@ -65,9 +65,7 @@ class Executor:
             ArtifactError: no graph, or it has an operator, attribute or type that is not known: the message names it.
         """
         graph = tosa_operators.read_graph(content, path)
-        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-            raise ArtifactError(f"{path}: {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; this executor takes one of each")
-        self.path, self.input, self.output = path, graph.inputs[0], graph.outputs[0]
+        self.path, self.inputs, self.outputs = path, graph.inputs, graph.outputs
         self._values: dict[str, Value] = {}
         self._constants: dict[str, torch.Tensor] = {}  # those that steps take part of as tensors
         try:
@@ -79,7 +77,7 @@ class Executor:
 
     def _prepare(self, graph: tosa_operators.Graph) -> list[_Call]:
         values = self._values
-        values[self.input] = self._declared(graph, self.input, "input")
+        values |= {name: self._declared(graph, name, "input") for name in self.inputs}
         steps: list[tuple[Step, tuple[str, ...], str]] = []
         for operator in graph.operators:
             name = operator.outputs[0]
@@ -117,29 +115,30 @@ class Executor:
                 self._constants[name] = self._values[name].tensor()
         free: list[list[str]] = [[] for _ in steps]
         for name, i in last.items():
-            if name != self.output and name not in self._constants:
+            if name not in self.outputs and name not in self._constants:
                 free[i].append(name)
         return [
             _Call(step.function, operands, name, self._values[name].number, tuple(free[i]))
             for i, (step, operands, name) in enumerate(steps)
         ]
 
-    def run(self, integers: np.ndarray, keep: Iterable[str] = ()) -> dict[str, np.ndarray]:
-        """What the graph computes: its output, and the tensors of the names `keep`, in their types (INT48 as int64).
+    def run(self, *integers: np.ndarray, keep: Iterable[str] = ()) -> dict[str, np.ndarray]:
+        """What the graph computes of its inputs: its outputs, and the tensors of the names `keep`, in their types (INT48 as int64).
 
         Raises:
-            ArtifactError: the input does not fit; a result leaves its type, so that what follows is not defined; a name is of no tensor.
+            ArtifactError: an input does not fit; a result leaves its type, so that what follows is not defined; a name is of no tensor.
         """
-        entry, wanted = self._values[self.input], {self.output, *keep}
-        if tuple(integers.shape) != entry.shape or integers.dtype != NUMPY[entry.dtype]:
-            raise ArtifactError(f"{self.path}: takes {entry.dtype} {list(entry.shape)}, not {integers.dtype} {list(integers.shape)}")
+        entries, wanted = [self._values[name] for name in self.inputs], {*self.outputs, *keep}
+        if [(one.shape, NUMPY[one.dtype]) for one in entries] != [(tuple(given.shape), given.dtype) for given in integers]:
+            takes = ", ".join(f"{one.dtype} {list(one.shape)}" for one in entries)
+            raise ArtifactError(f"{self.path}: takes {takes}, not {', '.join(f'{one.dtype} {list(one.shape)}' for one in integers)}")
         if unknown := sorted(wanted - set(self._values)):
             raise ArtifactError(f"{self.path}: has no tensor {unknown[0]}")
         tensors = dict(self._constants)
-        tensors[self.input] = torch.from_numpy(integers).to(entry.number)
+        given = dict(zip(self.inputs, integers, strict=True))
+        tensors |= {name: torch.from_numpy(given[name]).to(self._values[name].number) for name in self.inputs}
         found = {name: self._values[name].data for name in wanted if self._values[name].data is not None}
-        if self.input in wanted:
-            found[self.input] = integers
+        found |= {name: given[name] for name in wanted & set(self.inputs)}
         try:
             with torch.inference_mode():
                 for call in self._calls:

@@ -14,11 +14,9 @@ from earshot.config import Features
 from earshot.features import FrontEnd
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist's own, which reads the marks, is the next
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Tests that share an expensive fixture run in one of the processes: those of a file, and all that look at the tiny workflow."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("dag" if item.path.parent.name == "dag" else item.path.name))
+    item.add_marker(pytest.mark.xdist_group("dag" if item.path.parent.name == "dag" else item.path.stem))
 
 
 @pytest.fixture(autouse=True)

@@ -121,9 +121,9 @@ def test_a_graph_that_differs_from_the_reference_model_stops_the_evaluation(buil
     """As an error in the executor would: its results are shifted by one on all windows but the first."""
     run, calls = Executor.run, []
 
-    def wrong(self, integers, keep=()):
+    def wrong(self, *integers, keep=()):
         calls.append(None)
-        return {name: found ^ (len(calls) > 1) for name, found in run(self, integers, keep).items()}
+        return {name: found ^ (len(calls) > 1) for name, found in run(self, *integers, keep=keep).items()}
 
     monkeypatch.setattr(Executor, "run", wrong)
     with pytest.raises(SystemExit, match=r"utterance test-1, window 1: .*graph\.tosa: .* differ in \d+ of 490 values; run the tosa step"):
@@ -167,7 +167,7 @@ def test_a_program_with_a_cache_and_its_integer_graph_say_about_what_the_float_m
     given = f"corpus_dir={cached / 'corpus'}", *CACHED
     command(evaluate, "kind=float", f"subject={cached / 'model'}", f"out={tmp_path / 'float.json'}", *given)
     command(evaluate, "kind=program", f"subject={cached / 'cached'}", f"out={tmp_path / 'program.json'}", *given)
-    assert json.loads((tmp_path / "program.json").read_text())["reference_windows"] > 2
+    assert json.loads((tmp_path / "program.json").read_text())["reference_windows"] >= 2
     wanted = hypotheses(tmp_path / "float.json")
     for column in ("hypothesis", "hypothesis_integer_graph"):
         found = hypotheses(tmp_path / "program.json", column)

@@ -10,7 +10,6 @@ Vela's estimate of a window, and comes from the lower stage; models without one 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from steps import corpus_steps, stage
+from steps import corpus_steps, stage, write_table
 
-from earshot.files import atomic, read_json, sha256
+from earshot.files import read_json, sha256
 from earshot.plot_style import COLOURS, STYLE, svg
 
 PANELS = (("npu_cycles", 1e6, "cycles of a window, millions"), ("sram_kib", 1024, "SRAM, MiB"), ("parameters", 1e6, "parameters, millions"))
@@ -90,15 +89,6 @@ def plot(table: list[dict[str, Any]]) -> str:
         return svg(figure, "models")
 
 
-def write(work: Path, table: list[dict[str, Any]]) -> None:
-    with atomic(work / "models.csv") as temporary, open(temporary, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, table[0])
-        writer.writeheader()
-        writer.writerows(table)
-    with atomic(work / "models.svg") as temporary:
-        temporary.write_text(plot(table))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder for everything that is made")
@@ -134,7 +124,7 @@ def main() -> None:
               f"features_dir={features}", f"tokenizer_dir={tokenizer}", f"out={model_dir}")  # fmt: skip
         evaluation = evaluated(model_dir, corpus, args.window, args.split)
         table.append(row(name, model_dir, evaluation, read_json(lowered[name]) if name in lowered else None))
-        write(args.work, table)  # after each: trainings take long
+        write_table(args.work, "models", table, plot(table))  # after each: trainings take long
     print(json.dumps({"models": table, "csv": str(args.work / "models.csv"), "plot": str(args.work / "models.svg")}))
 
 

@@ -1,7 +1,9 @@
-"""Steps of the workflow that benchmarks need: a stage by its command, a synthetic corpus with its features and tokenizer, a lowering."""
+"""Steps of the workflow that benchmarks need: a stage by its command, a synthetic corpus with its features and tokenizer, a lowering,
+a table with its picture."""
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from earshot.config import CONF_DIR, register, typed
-from earshot.files import read_json
+from earshot.files import atomic, read_json
 
 
 def composed(*words: str) -> Any:
@@ -52,3 +54,13 @@ def lowered(folder: Path, target: str, model_dir: Path, corpus: Path, *words: st
     if not (out / "lower.json").exists():
         stage("lower", f"target={target}", f"program_dir={folder}", f"out={out}")
     return read_json(out / "lower.json")
+
+
+def write_table(work: Path, name: str, table: list[dict[str, Any]], picture: str) -> None:
+    """Write NAME.csv, a line for each entry of `table`, and NAME.svg."""
+    with atomic(work / f"{name}.csv") as temporary, open(temporary, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, table[0])
+        writer.writeheader()
+        writer.writerows(table)
+    with atomic(work / f"{name}.svg") as temporary:
+        temporary.write_text(picture)

@@ -11,7 +11,6 @@ speech is one of a window without its overlap, which the next window computes ag
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import matplotlib
 import numpy as np
 import soundfile
 from matplotlib.figure import Figure
-from steps import composed, lowered, stage
+from steps import composed, lowered, stage, write_table
 from tqdm import tqdm
 
 from earshot import windows
@@ -28,7 +27,7 @@ from earshot.config import SAMPLE_RATE_HZ, Window
 from earshot.corpus.manifest import Item, read_audio, write_cuts
 from earshot.evaluate import utterances
 from earshot.features import FrontEnd
-from earshot.files import atomic, read_json
+from earshot.files import read_json
 from earshot.model import checkpoint
 from earshot.model.subsampling import OutputGrid
 from earshot.plot_style import COLOURS, STYLE, svg
@@ -129,15 +128,6 @@ def plot(table: list[dict[str, Any]]) -> str:
         return svg(figure, "windows")
 
 
-def write(work: Path, table: list[dict[str, Any]]) -> None:
-    with atomic(work / "windows.csv") as temporary, open(temporary, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, table[0])
-        writer.writeheader()
-        writer.writerows(table)
-    with atomic(work / "windows.svg") as temporary:
-        temporary.write_text(plot(table))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder for everything that is made")
@@ -167,7 +157,7 @@ def main() -> None:
                 raise SystemExit(f"{name}: {found['reason']}")
             npu = found["npu"]
         table.append(row(name, window, new_speech_s(window, recognizer.front_end, recognizer.model.grid), accuracy, npu))
-        write(args.work, table)  # after each: lowering takes long
+        write_table(args.work, "windows", table, plot(table))  # after each: lowering takes long
     print(json.dumps({"windows": table, "csv": str(args.work / "windows.csv"), "plot": str(args.work / "windows.svg")}))
 
 

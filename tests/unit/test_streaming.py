@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from torch import nn
+from trained_model import N_MELS, trained
 
-from earshot.config import Model
 from earshot.errors import ConfigError
-from earshot.model import Conformer
 from earshot.model.attention import relative_positions, relative_shift
 from earshot.model.npu import to_npu
 from earshot.model.npu.attention import shift_to_keys
@@ -14,24 +12,9 @@ from earshot.model.streaming import Streaming, StreamingConformer, normalised, s
 from earshot.model.subsampling import OutputGrid
 from earshot.windows import Layout, layout, run_with_cache
 
-N_MELS, KERNEL = 80, 7
+KERNEL = 7  # of the trained model
 REACH = KERNEL // 2
 BY_4 = OutputGrid(2)
-
-
-def trained(**config) -> Conformer:
-    """A model with the statistics, gains and biases of a trained one: none of them is what it is at the start."""
-    values = {"dim": 24, "layers": 2, "heads": 3, "conv_kernel": KERNEL, "subsampling_channels": [6, 10], "dropout": 0.1} | config
-    model = Conformer(Model(**values), N_MELS, outputs=9)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if name.endswith("norm.weight") else 0.0))
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d):
-                module.running_mean.normal_(0, 0.5)
-                module.running_var.uniform_(0.3, 2.0)
-    return model.eval()
 
 
 def frames_of(outputs: int) -> int:

@@ -11,6 +11,7 @@ from tosa_graphs import reference
 from earshot.config import Calib, Quant
 from earshot.errors import ArtifactError
 from earshot.lower import module_names, to_tosa, tosa_operators
+from earshot.lower.tosa import as_tosa
 from earshot.lower.tosa_executor.executor import Executor
 from earshot.model.conformer import FeedForward
 from earshot.model.npu.attention import attend
@@ -23,6 +24,7 @@ SCHEMES = {
     "int8_pt": Quant(scheme="int8_pt", per_channel=False),
     "a16w8": Quant(scheme="a16w8", activation_bits=16),
     "a8w4": Quant(scheme="a8w4", weight_bits=4),
+    "int8_uint8_io": Quant(scheme="int8_uint8_io", uint8_io=True),
 }
 
 
@@ -62,6 +64,7 @@ FORMS = [
     ("int8_pt", Plain, "u85"),
     ("a16w8", Plain, "u85"),
     ("a8w4", Rewritten, "u85"),
+    ("int8_uint8_io", Rewritten, "u55"),
 ]
 
 
@@ -107,17 +110,23 @@ def test_a_network_gives_the_bits_of_the_reference_model(lowered, scheme, form, 
     graph = lowered(scheme, form, family)
     executor = Executor(graph.content, Path("graph.tosa"))
     defined = 0
-    for name, integers in inputs(graph).items():
+    for name, given in inputs(graph).items():
+        integers = as_tosa(given)
         wanted = reference(graph.content, integers)
         if wanted is None:
             with pytest.raises(ArtifactError, match="TOSA_UNPREDICTABLE"):
                 executor.run(integers)
             continue
         found, defined = executor.run(integers)[executor.outputs[0]], defined + 1
-        assert found.dtype == wanted.dtype == graph.boundary["output"]["dtype"]
+        assert found.dtype == wanted.dtype == as_tosa(np.zeros(1, graph.boundary["output"]["dtype"])).dtype
         np.testing.assert_array_equal(found, wanted, err_msg=name)
         assert name in ("least", "greatest") or len(np.unique(found)) > 5
     assert defined
+
+
+def test_a_program_of_unsigned_ends_takes_and_gives_numbers_of_0_to_255(lowered):
+    ends = lowered("int8_uint8_io", Rewritten, "u55").boundary
+    assert all((end["dtype"], end["min"], end["max"]) == ("uint8", 0, 255) for end in (ends["input"], ends["output"]))
 
 
 def test_every_module_of_the_network_can_be_looked_into(lowered, tmp_path):

@@ -44,6 +44,7 @@ class Quant(Precision):
     scheme: str = MISSING
     float_type: str = one_of("float32", "float32", "float16", "bfloat16")  # of a program that is not quantized
     parts: list[Part] = field(default_factory=list)  # the first that has a module decides
+    uint8_io: bool = False  # features go in and logits come out as numbers of 0 to 255; all between stays int8
     families: list[str] = field(default_factory=lambda: ["u85", "u55", "host"])
     from_program: str | None = None  # a quantized .pt2 to start from: no calibration is done
 
@@ -55,6 +56,9 @@ class Quant(Precision):
             )
         if self.quantize and self.float_type != "float32":
             raise ConfigError(f"Quant.float_type={self.float_type}: of a program of floats; set Quant.quantize=false, or leave it out")
+
+        if self.uint8_io and not (self.quantize and self.activation_bits == 8):
+            raise ConfigError("Quant.uint8_io=true: of a scheme with activations of 8 bits; set it to false, or quantize with 8 bits")
 
     @property
     def precisions(self) -> list[Precision]:

@@ -39,6 +39,11 @@ def to_floats(integers: np.ndarray, end: dict[str, Any]) -> torch.Tensor:
     return (torch.from_numpy(integers[0].astype(np.int32)) - end["zero_point"]).float() * torch.tensor(end["scale"], dtype=torch.float32)
 
 
+def as_tosa(integers: np.ndarray) -> np.ndarray:
+    """Integers as a graph holds them: TOSA has no unsigned types, its RESCALE takes the same bits for unsigned."""
+    return integers.view(f"int{8 * integers.itemsize}")
+
+
 class IntegerGraph:
     """The graph of a program or variant: features [window_frames, n_mels] to logits [T', V]. Can be pickled, for several processes."""
 
@@ -81,8 +86,8 @@ class IntegerGraph:
         Raises:
             ArtifactError: the graph has an operator that the executor does not know, or it overflows: what it computes is not defined.
         """
-        found = self._executor.run(*integers)
-        return tuple(found[name] for name in self._executor.outputs)
+        found = self._executor.run(*map(as_tosa, integers))
+        return tuple(found[name].view(end["dtype"]) for name, end in zip(self._executor.outputs, self.outputs, strict=True))
 
     def intermediates(self, *integers: np.ndarray, names: Iterable[str]) -> dict[str, np.ndarray]:
         """Tensors of the graph that these integers give, by their names, as earshot.lower.module_names has them, and the outputs.
@@ -90,7 +95,7 @@ class IntegerGraph:
         Raises:
             ArtifactError: as `run`, or a name is of no tensor.
         """
-        return self._executor.run(*integers, keep=names)
+        return self._executor.run(*map(as_tosa, integers), keep=names)
 
     def reference(self, *integers: np.ndarray) -> tuple[np.ndarray, ...] | None:
         """What TOSA's reference model computes, slowly; None where it says that the result is not defined, by an overflow for example.
@@ -100,13 +105,14 @@ class IntegerGraph:
         """
         try:
             with output_to(os.devnull):  # a notice at each run that the graph is of TOSA 1.0
-                outputs, status = tosa_reference_model.run(self._graph, list(integers), verbosity="LOW")
+                outputs, status = tosa_reference_model.run(self._graph, list(map(as_tosa, integers)), verbosity="LOW")
         except Exception as error:  # the reference model raises what its native code throws
             raise ArtifactError(
                 f"{self.path}: cannot be run ({str(error).strip()[:200]}); delete it and run the tosa step again"
             ) from error
         if status == tosa_reference_model.GraphStatus.TOSA_UNPREDICTABLE:
             return None
+        outputs = [one.view(end["dtype"]) for one, end in zip(outputs, self.outputs, strict=True)]
         found = [(list(one.shape), str(one.dtype)) for one in outputs]
         if status != tosa_reference_model.GraphStatus.TOSA_VALID or found != [(end["shape"], end["dtype"]) for end in self.outputs]:
             raise ArtifactError(f"{self.path}: gave no valid result ({status.name}); delete it and run the tosa step again")

@@ -7,7 +7,7 @@ import fnmatch
 
 import torch
 from executorch.backends.arm.ethosu import EthosUCompileSpec
-from executorch.backends.arm.quantizer import EthosUQuantizer, get_symmetric_a16w8_quantization_config
+from executorch.backends.arm.quantizer import EthosUQuantizer, get_symmetric_a16w8_quantization_config, get_uint8_io_quantization_config
 from executorch.backends.arm.quantizer import get_symmetric_quantization_config as arm_int8
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config as xnnpack_int8
@@ -46,6 +46,10 @@ def check(quant: Quant, family: str) -> None:
         raise ConfigError(f"quant={quant.scheme}: family {family} computes in integers only; choose target=host, or a quant with integers")
     if family != "host" and any(precision.dynamic for precision in quant.precisions):
         raise ConfigError(f"quant={quant.scheme}: family {family} has no dynamic ranges; choose target=host, or a quant without dynamic")
+    if family == "host" and quant.uint8_io:
+        raise ConfigError(
+            f"quant={quant.scheme}: a program of the host takes floats; choose a target of family u85 or u55, or quant.uint8_io=false"
+        )
     if family == "host" and any(precision.activation_bits == 16 for precision in quant.precisions):
         raise ConfigError(
             f"quant={quant.scheme}: XNNPACK has no 16-bit activations; choose a target of family u85 or u55, or quant.activation_bits=8"
@@ -72,6 +76,10 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
     """
     made = XNNPACKQuantizer() if family == "host" else EthosUQuantizer(EthosUCompileSpec(**_REPRESENTATIVES[family]))
     made.set_global(_backend_config(quant, calib, family))
+    if quant.uint8_io:
+        config = get_uint8_io_quantization_config()
+        boundary = _observed(config.input_activation, calib)
+        made.set_io(dataclasses.replace(config, input_activation=boundary, output_activation=boundary))
     left, parts = module_names(graph_module), []
     for part in quant.parts:
         chosen = [name for name in left if fnmatch.fnmatchcase(name, part.modules)]

@@ -9,8 +9,9 @@ import pytest
 import torch
 from tiny_recognizer import write_corpus, write_model
 
+from earshot import utterance_table
 from earshot.errors import ArtifactError
-from earshot.evaluate import Stream, sample, table_path
+from earshot.evaluate import Stream, sample
 from earshot.files import write_json
 from earshot.model import checkpoint
 from earshot.recognizers import FloatProgram, windowed
@@ -50,7 +51,7 @@ def test_float_model_over_windows_and_whole(monkeypatch, tiny, tmp_path):
     assert found["status"] == "ok"
     assert found["window_s"] == 2
     assert found["peak_rss_mib"] > 50
-    table = list(csv.DictReader(table_path(out).open()))
+    table = list(csv.DictReader(utterance_table.beside(out).open()))
     assert [row["id"] for row in table] != [f"test-{i}" for i in range(len(SECONDS))]
     errors = [int(row["substitutions"]) + int(row["deletions"]) + int(row["insertions"]) for row in table]
     assert errors == sorted(errors, reverse=True)
@@ -77,7 +78,7 @@ def test_processes_change_nothing(monkeypatch, tiny, tmp_path):
     alone = evaluate(monkeypatch, tiny, tmp_path / "1.json")
     together = evaluate(monkeypatch, tiny, tmp_path / "2.json", "evaluation.jobs=2")
     assert alone["accuracy"] == together["accuracy"]
-    assert table_path(tmp_path / "1.json").read_text() == table_path(tmp_path / "2.json").read_text()
+    assert utterance_table.beside(tmp_path / "1.json").read_text() == utterance_table.beside(tmp_path / "2.json").read_text()
 
 
 def test_blank_penalty_changes_what_is_recognized(monkeypatch, tiny, tmp_path):
@@ -101,7 +102,7 @@ def test_a_variant_that_was_not_lowered_is_a_row_with_its_reason(monkeypatch, tm
     run(monkeypatch, "kind=variant", f"subject={tmp_path / 'variant'}", f"corpus_dir={tmp_path}", f"out={out}")
     found = json.loads(out.read_text())
     assert (found["status"], found["reason"]) == ("failed", "no room in SRAM")
-    assert table_path(out).read_text().count("\n") == 1
+    assert utterance_table.beside(out).read_text().count("\n") == 1
 
 
 def refused(monkeypatch, capsys, *arguments: str) -> str:

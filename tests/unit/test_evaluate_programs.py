@@ -11,8 +11,7 @@ import soundfile
 import torch
 from tiny_recognizer import noise, write_corpus, write_model
 
-from earshot import metrics
-from earshot.evaluate import table_path
+from earshot import metrics, utterance_table
 from earshot.lower import golden
 from earshot.lower.tosa_executor.executor import Executor
 from earshot.lower.tosa_with_cache import open_graph
@@ -63,7 +62,7 @@ def figures(folder, kind: str, subject: str, out, *more: str) -> dict:
 
 
 def hypotheses(out, column: str = "hypothesis") -> dict[str, str]:
-    return {row["id"]: row[column] for row in csv.DictReader(table_path(out).open())}
+    return {row["id"]: row[column] for row in csv.DictReader(utterance_table.beside(out).open())}
 
 
 @pytest.mark.parametrize("model", ["built", "built_by_8"])

@@ -4,7 +4,7 @@ import jiwer
 import numpy as np
 import pytest
 
-from earshot.metrics import accuracy, compare, wer_difference
+from earshot.metrics import accuracy, compare, confused, wer_difference
 
 REFERENCES = ["TURN ON THE LIGHT", "STOP", "SET A TIMER FOR TEN MINUTES", "PLAY SOME MUSIC", "WHAT'S THE TIME"]
 HYPOTHESES = ["TURN OF THE LIGHTS", "", "SET TIMER FOR TEN MINUTES PLEASE", "PLAY SOME MUSIC", "WHAT IS TIME"]
@@ -25,6 +25,11 @@ def test_corpus_counts_equal_jiwer():
     assert found["words"] == sum(len(reference.split()) for reference in REFERENCES)
     assert found["utterances"] == len(REFERENCES)
     assert "wer_ci95" not in found
+
+
+def test_the_words_that_are_confused_most_come_first():
+    rows = rows_of(["TURN ON", "TURN ON", "GO NOW", "STOP"], ["TURN OFF", "TURN OFF", "GO", "PLEASE STOP"])
+    assert confused(rows) == [["ON", "OFF", 2], ["", "PLEASE", 1], ["NOW", "", 1]]
 
 
 @pytest.mark.parametrize(

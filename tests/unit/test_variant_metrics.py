@@ -95,6 +95,8 @@ def test_stage_writes_and_refuses(tmp_path):
     assert written["choices"] == {"quant": "int8_pc", "calib": "hist64"} and written["config"]["url"] == "sqlite:///a=b"
     assert written["accuracy"]["integer_graph"]["wer"] == 0.1 and written["npu"]["flash_kib"] == 1210.0
 
+    assert "wer_difference" not in written["accuracy"]["integer_graph"], "there are no tables of utterances"
+
     unknown = run_stage("metrics", *words, f"program_json={tmp_path}/float.json")
     assert unknown.returncode == 1 and "add program_json=FILE" in unknown.stderr, "the integer graph was not evaluated"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import gzip
 import hashlib
 import heapq
@@ -26,14 +25,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from earshot import metrics, recognizers, windows
+from earshot import metrics, recognizers, utterance_table, windows
 from earshot.config import SAMPLE_RATE_HZ, EvaluateStage
 from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.errors import ArtifactError, ConfigError, DataError
-from earshot.files import atomic, read_json, write_json
+from earshot.files import read_json, write_json
 from earshot.recognizers import Form
 
-COLUMNS = ["id", "duration_s", "reference", "hypothesis", "words", "substitutions", "deletions", "insertions"]
 GRAPH_FORM = "integer_graph"
 AHEAD = 4  # utterances handed out per process before the first is waited for
 
@@ -61,7 +59,7 @@ def evaluate(cfg: EvaluateStage) -> None:
     if cfg.kind == "variant":
         lowered = read_json(Path(cfg.subject) / "lower.json")
         if lowered["status"] != "ok":
-            write_table(cfg.out, [], {})
+            utterance_table.write(utterance_table.beside(cfg.out), [], {})
             write_json(cfg.out, {"status": lowered["status"], "reason": lowered.get("reason", ""), **head})
             return
         if not recognizers.is_host(cfg.subject):
@@ -83,7 +81,8 @@ def evaluate(cfg: EvaluateStage) -> None:
     if "float_full" in rows:
         difference = metrics.wer_difference(rows["float"], rows["float_full"], samples, seed)
         accuracy["float"] |= {f"{key}_to_full": value for key, value in difference.items()}
-    write_table(cfg.out, reference, {name: of_form for name, of_form in rows.items() if name != forms[0].name})
+    others = {name: of_form for name, of_form in rows.items() if name != forms[0].name}
+    utterance_table.write(utterance_table.beside(cfg.out), reference, others)
     write_json(
         cfg.out,
         {
@@ -273,22 +272,6 @@ def _work(item: Utterance) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------- results
-
-
-def table_path(out: str | Path) -> Path:
-    """The table beside the JSON `out`."""
-    return Path(out).with_suffix(".utterances.csv")
-
-
-def write_table(out: str | Path, rows: list[metrics.Row], others: dict[str, list[metrics.Row]]) -> None:
-    """Write a line per utterance, the worst first; `others` are further forms, whose hypotheses are shown beside."""
-    beside = [{row.id: row.hypothesis for row in of_form} for of_form in others.values()]
-    order = sorted(range(len(rows)), key=lambda i: (-rows[i].errors, rows[i].words, rows[i].id))
-    with atomic(table_path(out)) as temporary, temporary.open("w", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow(COLUMNS + [f"hypothesis_{name}" for name in others])
-        for i in order:
-            table.writerow([getattr(rows[i], column) for column in COLUMNS] + [of_form[rows[i].id] for of_form in beside])
 
 
 def peak_rss_mib() -> float:

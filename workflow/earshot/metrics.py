@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jiwer
 import numpy as np
+
+MOST_CONFUSED = 10  # kinds of errors that are told
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,20 @@ def accuracy(rows: Sequence[Row], samples: int, seed: int) -> dict:
         "words": int(words.sum()),
         "utterances": len(rows),
         **interval,
+        "confused": confused(rows),
     }
+
+
+def confused(rows: Sequence[Row]) -> list[list]:
+    """The most frequent errors as [word said, word recognized, count], the word being empty where one was inserted or deleted."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        said, heard = row.reference.split(), row.hypothesis.split()
+        for chunk in jiwer.process_words(row.reference, row.hypothesis).alignments[0] if row.errors else ():
+            one, other = said[chunk.ref_start_idx : chunk.ref_end_idx], heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            if chunk.type != "equal":
+                counts.update(itertools.zip_longest(one, other, fillvalue=""))
+    return [[*words, count] for words, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_CONFUSED]]
 
 
 def wer_difference(rows: Sequence[Row], others: Sequence[Row], samples: int, seed: int) -> dict:

@@ -156,8 +156,10 @@ def figures(metrics: dict[str, Any]) -> dict[str, float]:
     main = device_form(metrics)
     for form, accuracy in metrics.get("accuracy", {}).items():
         ending = "" if form == main else f"_{form}"
-        low_high = dict(zip(("wer_ci95_low", "wer_ci95_high"), accuracy.get("wer_ci95", ()), strict=False))
-        named |= {f"{key}{ending}": value for key, value in (accuracy | low_high).items() if _is_number(value)}
+        ends = {}
+        for name in ("wer_ci95", "wer_difference_ci95"):
+            ends |= dict(zip((f"{name}_low", f"{name}_high"), accuracy.get(name, ()), strict=False))
+        named |= {f"{key}{ending}": value for key, value in (accuracy | ends).items() if _is_number(value)}
     npu = metrics.get("npu", {})
     for key, value in npu.items():
         if _is_number(value):

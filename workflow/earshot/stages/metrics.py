@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from earshot import SCHEMA_VERSION, variant_metrics
+from earshot import SCHEMA_VERSION, metrics, utterance_table, variant_metrics
 from earshot.config import MetricsStage
 from earshot.errors import ConfigError
 from earshot.files import read_json, write_json
@@ -24,15 +24,29 @@ def main(cfg: MetricsStage) -> None:
     if lowering.get("status") == "ok" and not variant_metrics.device_form({"accuracy": variant_metrics.accuracies(evaluations)}):
         key = "program_json" if "npu" in lowering else "variant_json"
         raise ConfigError(f"{key}: {cfg.lower_json} was lowered, so the accuracy of what the device runs is wanted; add {key}=FILE")
+    config = _mapping(cfg.config, "config")
+    add_differences(evaluations, sources, config.get("evaluation", {}))
     content = variant_metrics.merge(
         {"model": ids[0], "variant": cfg.variant, "target": ids[2], "corpus": cfg.corpus_id, "split": cfg.split},
         lowering,
         evaluations,
         choices=_mapping(cfg.choices, "choices"),
-        config=_mapping(cfg.config, "config"),
+        config=config,
     )
     variant_metrics.validate({"schema_version": SCHEMA_VERSION, **content}, cfg.out)
     write_json(cfg.out, content)
+
+
+def add_differences(evaluations: dict[str, dict[str, Any]], sources: dict[str, str | None], evaluation: dict[str, Any]) -> None:
+    """Say of each form how its WER differs from the float model's, with the interval, where both recognized the same utterances."""
+    if "float" not in evaluations or not (table := utterance_table.beside(sources["float"])).is_file():
+        return
+    of_float = utterance_table.read(table)
+    for name, first in (("program", "quantized"), ("variant", "host_pte")):
+        for form, accuracy in evaluations.get(name, {}).get("accuracy", {}).items():
+            rows = utterance_table.read(utterance_table.beside(sources[name]), None if form == first else form)
+            if [(row.id, row.reference) for row in rows] == [(row.id, row.reference) for row in of_float]:
+                accuracy |= metrics.wer_difference(rows, of_float, evaluation.get("bootstrap", 0), evaluation.get("seed", 0))
 
 
 def _mapping(value: Any, key: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from earshot.errors import ArtifactError
-from earshot.lower import cycle_plot, module_names
+from earshot.lower import cycle_plot, memory_plot, module_names
 from earshot.lower.cycle_report import Layer, Rates, layers, sums
 from earshot.lower.module_names import Origin
 from earshot.lower.tosa_operators import Operator
@@ -96,6 +96,7 @@ def test_multiplications_are_those_of_the_model_and_weights_count_once():
             estimate("a", "Conv2D", 1, 10, macs=99, weight_bytes=700),
             estimate("b", "Conv2D", 2, 10, macs=99, weight_bytes=700),
         ],
+        sram=[100, 300, 300, 300, 200, 50],
     )
     assert [one.macs for one in table] == [0, 333, 333, 334, 512, 512]
     assert [one.weight_bytes for one in table] == [0, 0, 0, 0, 700, 0]
@@ -109,10 +110,20 @@ def test_multiplications_are_those_of_the_model_and_weights_count_once():
 @pytest.mark.parametrize(("blocks", "shown"), [(2, "blocks.1.part0"), (16, "blocks.*.part0 (16)")])
 def test_the_picture_names_modules_and_joins_many_blocks(blocks, shown):
     modules = ["subsampling", *(f"blocks.{i}.part{j}" for i in range(blocks) for j in range(4))]
-    table = [Layer("x", kind, "ADD", name, name, "exact", 1000, 1000, 0, 0, 0) for name in modules for kind in ("Add", "Mul")]
+    table = [Layer("x", kind, "ADD", name, name, "exact", 1000, 1000, 0, 0, 0, 2048) for name in modules for kind in ("Add", "Mul")]
     figures = {name: {"mac_floor_cycles": 10, "flash_floor_cycles": 0} for name in modules}
     total = {"cycles": 2_000_000, "mac_utilisation": 0.25, "mac_floor_cycles": 500_000, "flash_floor_cycles": 0}
     text = " ".join(ElementTree.fromstring(cycle_plot.svg(table, modules, figures, total)).itertext())
     assert all(
         word in text for word in ("subsampling", shown, "Add", "Mul", "2.00 million cycles, 25% of the MAC rate", "0.50 for the MACs")
     )
+
+
+def test_the_picture_of_memory_names_the_layer_of_the_peak():
+    held = {"subsampling": 900, "blocks.0.attention": 700, "output": 100}
+    table = [
+        Layer(f"op{i}", "Conv2D", "CONV2D", name, name, "exact", 1000, 1000, 0, 0, 0, 1024 * kib)
+        for i, (name, kib) in enumerate(held.items())
+    ]
+    text = " ".join(ElementTree.fromstring(memory_plot.svg(table)).itertext())
+    assert "peak 900 KiB: subsampling, Conv2D (op0)" in text and "blocks.0.attention" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html.parser
+import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -61,6 +62,33 @@ def test_page_holds_all_variants_and_runs_nothing(stage_run):
     assert "</script> & | `$\\alpha$`" in page.text, "the reason reads as it was written"
     assert "http" not in text.replace("http://www.w3.org/", ""), "nothing is fetched from elsewhere"
     assert len(text) < 1_500_000
+
+
+def test_the_interactive_page_has_every_variant_and_fetches_nothing(stage_run):
+    text = (stage_run[0] / "pareto.html").read_text().replace("\\u002f", "/")
+    assert all(f"{scheme}/{target}" in text for scheme, target, _ in VARIANTS) and "u55_128" not in text.partition("Plotly.newPlot")[2]
+    assert "<script src" not in text and all(
+        label in text for label in ("SRAM, KiB", "flash, KiB", "program file, KiB", "latency of a window")
+    )
+
+
+def test_the_page_tells_what_is_confused_and_which_operators_run_where(tmp_path):
+    path = write_variant(tmp_path, "int8_pc-hist64-5s", "u85_256", 0.1)
+    content = json.loads(path.read_text())
+    content["accuracy"]["integer_graph"]["confused"] = [["FOUR", "FOR", 7], ["", "THE", 2]]
+    content["npu"]["operators_cpu"] = {"quantize_per_tensor": 1}
+    path.write_text(json.dumps(content))
+    path.with_name("cycles_by_operator.csv").write_text("operator,layers,cycles\nConv2D,57,900\nLUT,3,100\n")
+    done = run_stage("report", f"variants=[{path}]", f"out={tmp_path}/report", "title=demo")
+    assert done.returncode == 0, done.stderr
+    page = Page((tmp_path / "report" / "report.html").read_text())
+    assert "FOUR → FOR (7), – → THE (2)" in page.text
+    with (tmp_path / "report" / "operators.csv").open(newline="") as stream:
+        rows = [(row["operator"], row["where"], row["count"], row["cycles"], row["share"]) for row in csv.DictReader(stream)]
+    assert rows == [("Conv2D", "NPU", "57", "900", "0.9"), ("LUT", "NPU", "3", "100", "0.1"), ("quantize_per_tensor", "CPU", "1", "", "")]
+    path.with_name("cycles_by_operator.csv").write_text("operator,layers\nConv2D,57\n")
+    broken = run_stage("report", f"variants=[{path}]", f"out={tmp_path}/report", "title=demo")
+    assert broken.returncode == 1 and "cycles_by_operator.csv" in broken.stderr
 
 
 def test_cycle_reports_are_images_on_the_page_as_far_as_there_is_room(tmp_path):

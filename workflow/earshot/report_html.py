@@ -9,17 +9,30 @@ from collections.abc import Callable, Mapping, Sequence
 
 from earshot.plot_style import INK
 from earshot.report import Row, latency_ms, millions, number, percent
+from earshot.report_details import Details
 
 CAPTIONS = {
     "wer_by_form": ("Word error rate by form of the model", "The float model, the quantized program, and what runs on the device."),
     "wer_latency": ("Word error rate against latency", "One window through the network. The line joins variants that none beats in both."),
     "wer_memory": (
         "Word error rate against memory",
-        "SRAM and flash that the Ethos-U needs for model and activations, as Vela reports them.",
+        "SRAM for activations and flash for weights, as Vela reports them of the Ethos-U; the bytes of the program file on every target.",
     ),
 }
 
-MOST_PICTURES = 600_000  # bytes of cycle reports on the page: Snakemake's report shows no page above 1.5 MB
+# Pictures of each variant, beside its metrics.json: heading and caption of their section, by the name of the file.
+PICTURES = {
+    "cycles": (
+        "Where the cycles go",
+        "Vela's estimate of one window, by module of the model and kind of operator, beside what MACs and weights need at least.",
+    ),
+    "sram": (
+        "Where the SRAM goes",
+        "Memory in use while each layer runs, in the order of execution; the peak is what the device must have.",
+    ),
+}
+MOST_PICTURES = 700_000  # bytes of pictures on the page: Snakemake's report shows no page above 1.5 MB
+MOST_TOLD, MOST_ERRORS = 40, 6  # variants whose details are on the page, the best ones; errors of each
 
 # Heading, unit, explanation, cell.
 COLUMNS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
@@ -29,6 +42,12 @@ COLUMNS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
     ("S / D / I", "words", "substitutions, deletions, insertions", lambda one: _errors(one)),
     ("float", "%", "WER of the float model", lambda one: percent(one.get("wer_float"))),
     ("quantized", "%", "WER of the quantized program, before lowering", lambda one: percent(one.get("wer_quantized"))),
+    (
+        "to float",
+        "points",
+        "WER on the device minus that of the float model, and its 95% interval: the same draws of utterances for both",
+        lambda one: _difference(one),
+    ),
     ("latency", "ms", "of one window: Vela's estimate on Ethos-U, measured median on the host", lambda one: number(latency_ms(one))),
     (
         "RTF",
@@ -59,6 +78,7 @@ th { font-weight: 600; vertical-align: bottom; border-bottom: 2px solid var(--in
 th small { display: block; font-weight: 400; color: var(--soft); }
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
 td.main { font-weight: 600; }
+th.prose, td.prose { text-align: left; white-space: normal; }
 tr.over td { color: var(--soft); }
 table.bad td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
 .status { color: var(--bad); font-weight: 600; }
@@ -83,14 +103,21 @@ PAGE = """<!doctype html>
 """
 
 
-def page(title: str, table: Sequence[Row], plots: Mapping[str, str], cycles: Mapping[str, str] | None = None) -> str:
+def page(
+    title: str,
+    table: Sequence[Row],
+    plots: Mapping[str, str],
+    pictures: Mapping[str, Mapping[str, str]] | None = None,
+    details: Mapping[str, Details] | None = None,
+) -> str:
     """The page, UTF-8 text.
 
     Args:
         title: heading.
         table: rows in the order to be shown.
         plots: SVG by the name of the plot, with a transparent background.
-        cycles: SVG of cycle reports by variant, with a white background.
+        pictures: by name (see PICTURES) SVG by variant, with a white background.
+        details: what else is told of a variant, by variant.
     """
     done, bad = [one for one in table if one["status"] != "failed"], [one for one in table if one["status"] != "ok"]
     facts = [("variants", str(len(table)))] + [
@@ -110,7 +137,12 @@ def page(title: str, table: Sequence[Row], plots: Mapping[str, str], cycles: Map
     for name, drawing in plots.items():
         heading, caption = CAPTIONS[name]
         parts.append(f"<h2>{_text(heading)}</h2><p>{_text(caption)}</p><figure>{_inline(drawing)}</figure>")
-    parts += _cycles([(one, cycles[one["variant"]]) for one in table if one["variant"] in cycles] if cycles else [])
+    known = [(one, details[one["variant"]]) for one in table if one["variant"] in details] if details else []
+    parts += [*_confused(known), *_operators(known)]
+    drawn = {name: of_variants for name, of_variants in (pictures or {}).items() if of_variants}
+    for name, of_variants in drawn.items():
+        shown = [(one, of_variants[one["variant"]]) for one in table if one["variant"] in of_variants]
+        parts += _pictures(name, shown, MOST_PICTURES // len(drawn))
     parts.append(
         "<h2>Columns</h2><dl>" + "".join(f"<dt>{_text(name)}</dt><dd>{_text(what)}</dd>" for name, _, what, _ in COLUMNS if what) + "</dl>"
     )
@@ -124,25 +156,60 @@ def _variants(table: Sequence[Row]) -> str:
     for one in table:
         cells = "".join(f"<td{' class=main' if name == 'WER' else ''}>{_text(show(one))}</td>" for name, _, _, show in shown)
         body.append(f"<tr{' class=over' if one['status'] == 'over_budget' else ''}><td>{_id(one)}</td>{cells}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n' + "\n".join(body) + "\n</tbody></table></div>"
+    return _table(f"<tr>{head}</tr>", body)
 
 
-def _cycles(pictures: Sequence[tuple[Row, str]]) -> list[str]:
-    """The cycle reports as images, as many as there is room for."""
-    parts, room = [], MOST_PICTURES
-    for one, drawing in pictures:
+def _pictures(name: str, drawings: Sequence[tuple[Row, str]], room: int) -> list[str]:
+    """Pictures of variants as images, as many as `room` bytes hold."""
+    if not drawings:
+        return []
+    heading, caption = PICTURES[name]
+    parts = []
+    for one, drawing in drawings:
         data = base64.b64encode(drawing.encode()).decode()
         room -= len(data)
         if room < 0:
             break
-        name = _text(one["variant"])
         source = f"data:image/svg+xml;base64,{data}"
-        parts.append(f'<details open><summary>{_id(one)}</summary><img alt="Cycles by module of {name}" src="{source}"></details>')
-    if not pictures:
+        image = f'<img alt="{_text(heading)}: {_text(one["variant"])}" src="{source}">'
+        parts.append(f"<details open><summary>{_id(one)}</summary>{image}</details>")
+    left = f" {len(drawings) - len(parts)} more lie beside their variants ({name}.svg)." if len(parts) < len(drawings) else ""
+    return [f"<h2>{_text(heading)}</h2><p>{_text(caption + left)}</p>", *parts]
+
+
+def _confused(known: Sequence[tuple[Row, Details]]) -> list[str]:
+    """The most frequent errors of each variant, as many variants as are told."""
+    shown = [(one, detail.confused[:MOST_ERRORS]) for one, detail in known if detail.confused][:MOST_TOLD]
+    if not shown:
         return []
-    left = f" {len(pictures) - len(parts)} more lie beside their variants (cycles.svg)." if len(parts) < len(pictures) else ""
-    caption = "Vela's estimate of one window, by module of the model and kind of operator, beside what MACs and weights need at least."
-    return [f"<h2>Where the cycles go</h2><p>{_text(caption + left)}</p>", *parts]
+    lines = []
+    for one, errors in shown:
+        told = ", ".join(f"{said or '–'} → {heard or '–'} ({count})" for said, heard, count in errors)
+        lines.append(f'<tr><td>{_id(one)}</td><td class="prose">{_text(told)}</td></tr>')
+    caption = "The most frequent errors on the device, said → recognized (how often); – is a word that was left out or put in."
+    head = "<tr><th>variant</th><th class=prose>errors</th></tr>"
+    return [f"<h2>What is confused</h2><p>{_text(caption)}</p>", _table(head, lines)]
+
+
+def _operators(known: Sequence[tuple[Row, Details]]) -> list[str]:
+    """The operators of each variant by kind, as many variants as are told."""
+    shown = [(one, detail.operators) for one, detail in known if detail.operators][:MOST_TOLD]
+    if not shown:
+        return []
+    caption = "By kind, and where they run; cycles are Vela's. All variants are in operators.csv."
+    parts = [f"<h2>Operators</h2><p>{_text(caption)}</p>"]
+    head = "<tr><th>operator</th><th>runs on</th><th>count</th><th>cycles</th><th>share<small>%</small></th></tr>"
+    for one, operators in shown:
+        lines = []
+        for kind in operators:
+            cells = (kind.operator, kind.where, number(kind.count), number(kind.cycles), percent(kind.share))
+            lines.append("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>")
+        parts.append(f"<details><summary>{_id(one)}</summary>{_table(head, lines)}</details>")
+    return parts
+
+
+def _table(head: str, lines: Sequence[str]) -> str:
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"
 
 
 def _failures(table: Sequence[Row]) -> str:
@@ -167,6 +234,13 @@ def _id(one: Row) -> str:
 
 def _interval(one: Row) -> str:
     return f"{percent(one['wer_ci95_low'])}–{percent(one['wer_ci95_high'])}" if "wer_ci95_low" in one else ""
+
+
+def _difference(one: Row) -> str:
+    if "wer_difference" not in one:
+        return ""
+    ends = [one.get(f"wer_difference_ci95_{end}") for end in ("low", "high")]
+    return f"{100 * one['wer_difference']:+.2f}" + (f" ({100 * ends[0]:+.2f} … {100 * ends[1]:+.2f})" if None not in ends else "")
 
 
 def _errors(one: Row) -> str:

@@ -17,6 +17,17 @@ from earshot.report import Row
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 FORMS = (("float", "wer_float", "#9aa0a6"), ("quantized", "wer_quantized", "#56b4e9"), ("on the device", "wer", "#0072b2"))
 LINE_IN, CHARACTER_IN = 0.19, 0.078  # of a line of text, of a character in it
+# What WER is drawn against: its column, where that comes from, what it is.
+Quantity = tuple[str, str, str]
+LATENCY: tuple[Quantity, ...] = (
+    ("npu_latency_ms", "Ethos-U, Vela's estimate", "latency of a window, ms"),
+    ("host_latency_ms_p50", "host, one thread, measured", "median latency of a window, ms"),
+)
+MEMORY: tuple[Quantity, ...] = (
+    ("sram_kib", "Ethos-U, Vela's report", "SRAM, KiB"),
+    ("flash_kib", "Ethos-U, Vela's report", "flash, KiB"),
+    ("pte_kib", "all targets", "program file, KiB"),
+)
 MOST_LEGEND = 24  # entries of a legend
 MOST_BARS = 40  # variants in the plot of the forms: the best ones
 
@@ -35,7 +46,7 @@ def wer_by_form(table: Sequence[Row]) -> Figure:
     axes = figure.subplots()
     if not shown:
         return _empty(figure, axes)
-    height, names = 0.26, _short_names(shown)
+    height, names = 0.26, short_names(shown)
     for rank, (label, key, colour) in enumerate(FORMS):
         having = [(at, one) for at, one in enumerate(shown) if key in one]
         places, values = [at + (rank - 1) * height for at, _ in having], [100 * one[key] for _, one in having]
@@ -58,18 +69,18 @@ def wer_by_form(table: Sequence[Row]) -> Figure:
 
 def wer_latency(table: Sequence[Row]) -> Figure:
     """WER against the latency of one window: Ethos-U and host apart, since one is estimated and the other measured."""
-    panels = (
-        ("npu_latency_ms", "Ethos-U, Vela's estimate", "latency of a window, ms"),
-        ("host_latency_ms_p50", "host, one thread, measured", "median latency of a window, ms"),
-    )
-    having = [(title, label, [(one[key], one) for one in table if key in one and "wer" in one]) for key, title, label in panels]
-    return _scatter([panel for panel in having if panel[2]])
+    return _scatter(_panels(table, LATENCY))
 
 
 def wer_memory(table: Sequence[Row]) -> Figure:
-    """WER against SRAM and flash together, of the Ethos-U targets."""
-    points = [(one["sram_kib"] + one["flash_kib"], one) for one in table if {"sram_kib", "flash_kib", "wer"} <= one.keys()]
-    return _scatter([("Ethos-U, Vela's report", "SRAM + flash, KiB", points)] if points else [])
+    """WER against the memories of Ethos-U targets, and against the bytes of the program of all."""
+    return _scatter(_panels(table, MEMORY))
+
+
+def _panels(table: Sequence[Row], quantities: Sequence[Quantity]) -> list[tuple[str, str, list[tuple[float, Row]]]]:
+    """Title, label and points of each quantity that a variant has."""
+    having = [(title, label, [(one[key], one) for one in table if key in one and "wer" in one]) for key, title, label in quantities]
+    return [panel for panel in having if panel[2]]
 
 
 def _scatter(panels: list[tuple[str, str, list[tuple[float, Row]]]]) -> Figure:
@@ -78,15 +89,15 @@ def _scatter(panels: list[tuple[str, str, list[tuple[float, Row]]]]) -> Figure:
     if not panels:
         return _empty(figure, figure.subplots())
     every = [one for *_, points in panels for _, one in points]
-    names = _short_names(every)
+    names = short_names(every)
     group_of = {one["variant"]: names[one["variant"]].rpartition("/")[0] for one in every}
     groups = list(dict.fromkeys(group_of.values()))
     targets = sorted({one["target"] for one in every})
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(groups)}
     shapes = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(targets)}
     for axes, (title, label, points) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
-        front = _front(points)
-        axes.plot([x for x, _ in front], [100 * one["wer"] for _, one in front], color=RULE, linewidth=1, drawstyle="steps-post", zorder=1)
+        best = front(points)
+        axes.plot([x for x, _ in best], [100 * one["wer"] for _, one in best], color=RULE, linewidth=1, drawstyle="steps-post", zorder=1)
         for x, one in points:
             y, colour = 100 * one["wer"], colours[group_of[one["variant"]]]
             if "wer_ci95_low" in one:
@@ -114,13 +125,13 @@ def _scatter(panels: list[tuple[str, str, list[tuple[float, Row]]]]) -> Figure:
     return figure
 
 
-def _short_names(table: Sequence[Row]) -> dict[str, str]:
+def short_names(table: Sequence[Row]) -> dict[str, str]:
     """A name for each variant: without the model where there is but one."""
     several = len({one["model"] for one in table}) > 1
     return {one["variant"]: (f"{one['model']}/" if several else "") + f"{one['scheme']}/{one['target']}" for one in table}
 
 
-def _front(points: list[tuple[float, Row]]) -> list[tuple[float, Row]]:
+def front(points: list[tuple[float, Row]]) -> list[tuple[float, Row]]:
     """The points that no other one beats in both, from the smallest x on."""
     best: list[tuple[float, Row]] = []
     for x, one in sorted(points, key=lambda point: (point[0], point[1]["wer"])):

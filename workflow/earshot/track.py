@@ -32,6 +32,7 @@ REASON = ("earshot.reason", "mlflow.note.content")  # the second is what MLflow 
 UTTERANCES = "evaluation.utterances.csv"
 VARIANT_FILES = ("metrics.json", "lower.json", UTTERANCES, "vela_*.csv")
 MODEL_FILES = ("metrics.json", "config.yaml", "curves.csv")
+REPORT_FILES = ("pareto.html", "variants.csv", "operators.csv")  # of results/report: they show the model's variants side by side
 LINKED_RUNS = 20  # in the link that compares runs: the best ones
 UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 
@@ -74,7 +75,8 @@ def log_results(tracking: Tracking, experiment: str, results: str | Path, paths:
     contents = {Path(path): variant_metrics.read(path) for path in paths}
     order = sorted(contents, key=lambda path: (variant_metrics.figures(contents[path]).get("wer", math.inf), contents[path]["variant"]))
     models = {content["model"]: content for content in contents.values()}
-    entries = {name: model_entry(Path(results) / "train" / name, name, models[name]) for name in sorted(models)}
+    together = [path for name in REPORT_FILES if (path := Path(results) / "report" / name).exists()]
+    entries = {name: model_entry(Path(results) / "train" / name, name, models[name], together) for name in sorted(models)}
     store = Store(tracking.uri, experiment, tracking.timeout_s)
     logged: dict[str, Any] = {"uri": tracking.uri, "experiment_id": store.experiment_id, "models": {}, "variants": {}}
     with reported(tracking.uri), locked(tracking.uri):
@@ -161,11 +163,12 @@ def variant_entry(path: Path, content: dict[str, Any], log_pte: bool) -> Entry:
     )
 
 
-def model_entry(folder: Path, model_id: str, content: dict[str, Any]) -> Entry:
+def model_entry(folder: Path, model_id: str, content: dict[str, Any], together: list[Path]) -> Entry:
     """The run of a model: parameters, curves and summary of its training, as far as its directory has them.
 
     Args:
         content: metrics.json of one of the model's variants, for the choices.
+        together: files of the report, which the run keeps.
     """
     files = [folder / name for name in MODEL_FILES if (folder / name).exists()]
     names = {file.name for file in files}
@@ -178,6 +181,7 @@ def model_entry(folder: Path, model_id: str, content: dict[str, Any]) -> Entry:
         summary = read_json(folder / "metrics.json")
         numbers = {key: value for key, value in summary.items() if isinstance(value, int | float) and key != "schema_version"}
         points += [(key, value, last) for key, value in numbers.items() if key not in curves]
+    files += together
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     return Entry(("model", model_id), params, points, {"earshot.model": model_id}, files, digest)
 

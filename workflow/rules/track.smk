@@ -35,6 +35,14 @@ rule report:
             category="Cycles",
             caption="../report/cycles.rst",
         ),
+        sram=report(
+            directory("results/report/sram"),
+            patterns=["{model}/{scheme}/{target}.svg"],
+            category="SRAM",
+            caption="../report/sram.rst",
+        ),
+        operators=report("results/report/operators.csv", category="Summary", caption="../report/operators.rst"),
+        pareto="results/report/pareto.html",  # interactive, too large for Snakemake's report: MLflow shows it
     log:
         "results/logs/report.log",
     conda:
@@ -52,6 +60,7 @@ rule track:
         variants="results/report/variants.txt",
         metrics=of_all_variants("results/variants/{model}/{scheme}/{target}/metrics.json"),
         models=of_all_variants("results/train/{model}/metrics.json"),
+        report=rules.report.output.pareto,
     output:
         "results/report/tracked.json",
     log:

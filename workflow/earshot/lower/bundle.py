@@ -56,6 +56,7 @@ window of {window_s:g} s: {npu["cycles"]:,} cycles, {npu["latency_ms"]:.2f} ms a
 | `memory.csv` | the memory that the program uses |
 | `graph.tosa`, `vela_summary.csv`, `vela_per_layer.csv` | what was compiled, and what the compiler says of it |
 | `cycles.svg`, `cycles_by_module.csv`, `cycles_by_operator.csv`, `cycles_by_layer.csv` | where the cycles go, beside what the MACs and the weights need at least |
+| `sram.svg` | the SRAM in use while each layer runs, and where the peak comes from |
 
 ## What the firmware must do
 

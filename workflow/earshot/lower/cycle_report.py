@@ -1,4 +1,4 @@
-"""Where the cycles of an Ethos-U go: by layer, by kind of operator, by module of the model, beside what no compiler can go below.
+"""Where cycles and SRAM of an Ethos-U go: by layer, by kind of operator, by module of the model, beside what no compiler can go below.
 
 Each layer of Vela's estimate is followed back to the TOSA operator it was made from, and that one to the module of the model. The floors:
 all multiply-accumulates at the full rate of the accelerator, and the weights read once from the memory that holds them. Both run at once.
@@ -16,14 +16,15 @@ from statistics import median_low
 
 from earshot.errors import ArtifactError
 from earshot.files import atomic
-from earshot.lower import cycle_plot, module_names, tosa_operators, vela_database, vela_report
+from earshot.lower import cycle_plot, memory_plot, module_names, tosa_operators, vela_database, vela_report
 from earshot.lower.module_names import Origin
 from earshot.lower.tosa import GRAPH
 from earshot.lower.tosa_operators import Operator
 from earshot.lower.vela_database import Estimate
 
 BY_LAYER, BY_OPERATOR, BY_MODULE, PICTURE = "cycles_by_layer.csv", "cycles_by_operator.csv", "cycles_by_module.csv", "cycles.svg"
-FILES = (BY_LAYER, BY_OPERATOR, BY_MODULE, PICTURE)
+MEMORY_PICTURE = "sram.svg"
+FILES = (BY_LAYER, BY_OPERATOR, BY_MODULE, PICTURE, MEMORY_PICTURE)
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Layer:
     macs: int  # multiply-accumulates of the model, as TOSA defines its operators
     weight_bytes: int  # of the weights as stored; 0 for weights that an earlier layer has already
     flash_bytes: int  # read from the memory that holds the weights: weights, biases, constants; again where they are fetched again
+    sram_bytes: int  # in use while the layer runs
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,11 @@ def write(folder: Path, database: Path, accelerator: str) -> dict[str, float]:
     area, bytes_per_cycle = vela_report.weight_memory(folder / vela_report.SUMMARY)
     operators, origins = tosa_operators.read(graph), module_names.read(graph)
     estimates = vela_database.read(database, area)
-    vela_report.check_layers(folder / vela_report.PER_LAYER, [(one.name, one.cycles) for one in estimates])
+    sram = vela_report.sram_by_layer(folder / vela_report.PER_LAYER, [(one.name, one.cycles) for one in estimates])
     if not all(0 <= one.source < len(operators) for one in estimates):
         raise ArtifactError(f"{database}: names operators that {graph} does not have; lower again")
     rates = Rates(int(accelerator.rpartition("-")[2]), bytes_per_cycle)
-    table = layers(operators, origins, estimates)
+    table = layers(operators, origins, estimates, sram)
     order = _network_order(operators, origins)
     by_module = sums(table, lambda one: one.module, rates)
     modules = {name: by_module[name] for name in sorted(by_module, key=lambda name: order.get(name, len(operators)))}
@@ -83,19 +85,20 @@ def write(folder: Path, database: Path, accelerator: str) -> dict[str, float]:
     _write_csv(folder / BY_LAYER, [asdict(one) for one in table])
     _write_csv(folder / BY_OPERATOR, [{"operator": name, **one} for name, one in kinds])
     _write_csv(folder / BY_MODULE, [{"module": name, **one} for name, one in modules.items()])
-    with atomic(folder / PICTURE) as temporary:
-        temporary.write_text(cycle_plot.svg(table, list(modules), modules, total))
+    for name, picture in ((PICTURE, cycle_plot.svg(table, list(modules), modules, total)), (MEMORY_PICTURE, memory_plot.svg(table))):
+        with atomic(folder / name) as temporary:
+            temporary.write_text(picture)
     return {
         **{key: total[key] for key in ("mac_floor_cycles", "flash_floor_cycles", "mac_utilisation", "flash_bytes")},
         "cycles_attributed_exactly": total["cycles_exact"] / total["cycles"],
     }
 
 
-def layers(operators: Sequence[Operator], origins: Mapping[str, Origin], estimates: Sequence[Estimate]) -> list[Layer]:
-    """The lines of the table; `origins` by the tensor that an operator makes."""
+def layers(operators: Sequence[Operator], origins: Mapping[str, Origin], estimates: Sequence[Estimate], sram: Sequence[int]) -> list[Layer]:
+    """The lines of the table; `origins` by the tensor that an operator makes, `sram` the bytes in use by layer."""
     macs, owner = _macs(operators, estimates), {}
     found = []
-    for one, share in zip(estimates, macs, strict=True):
+    for one, share, in_use in zip(estimates, macs, sram, strict=True):
         operator = operators[one.source]
         origin = origins.get(operator.outputs[0], Origin(module_names.MODEL, exact=False))  # the compiler may copy a constant
         first = owner.setdefault(operator.weights, one.source) if operator.weights else one.source
@@ -112,6 +115,7 @@ def layers(operators: Sequence[Operator], origins: Mapping[str, Origin], estimat
                 macs=share,
                 weight_bytes=one.weight_bytes if first == one.source else 0,
                 flash_bytes=one.read_bytes,
+                sram_bytes=in_use,
             )
         )
     return found

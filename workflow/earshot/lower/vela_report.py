@@ -72,21 +72,26 @@ def weight_memory(summary: Path) -> tuple[str, float]:
     return area, rate
 
 
-def check_layers(per_layer: Path, found: list[tuple[str, int]]) -> None:
-    """Compare names and cycles of layers from elsewhere with Vela's table of layers.
+def sram_by_layer(per_layer: Path, found: list[tuple[str, int]]) -> list[int]:
+    """The bytes of SRAM that are in use while each layer runs, from Vela's table of layers.
+
+    Args:
+        per_layer: that table.
+        found: names and cycles of the layers from elsewhere, which must be those of the table.
 
     Raises:
         ArtifactError: the table is damaged, or of another compilation.
     """
     try:
-        table = [(row["Name"], int(row["Op Cycles"])) for row in _rows(per_layer)]
+        table = [(row["Name"], int(row["Op Cycles"]), int(row["Staging Usage"])) for row in _rows(per_layer)]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ArtifactError(f"{per_layer}: not a table of layers of Vela ({error!r}); run the lower step again") from error
-    if table != found:
+    if [(name, cycles) for name, cycles, _ in table] != found:
         raise ArtifactError(
-            f"{per_layer}: {len(table)} layers of {sum(cycles for _, cycles in table)} cycles, but Vela's debug database has "
+            f"{per_layer}: {len(table)} layers of {sum(cycles for _, cycles, _ in table)} cycles, but Vela's debug database has "
             f"{len(found)} of {sum(cycles for _, cycles in found)}; run the lower step again"
         )
+    return [in_use for *_, in_use in table]
 
 
 def _is_number(text: str) -> bool:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from earshot import plot_style, report, report_html, report_plots, variant_metrics
+from earshot import plot_style, report, report_details, report_html, report_interactive, report_plots, variant_metrics
 from earshot.config import ReportStage
 from earshot.errors import ConfigError
 from earshot.files import atomic, atomic_dir
 from earshot.stages import stage
 
-PICTURE = "cycles.svg"  # of the lower step, beside metrics.json
+
+def copy_pictures(pictures: dict[str, Path], out: Path) -> None:
+    """Copy a picture of each variant to a folder of its own, for Snakemake's report."""
+    with atomic_dir(out) as folder:
+        for variant, path in pictures.items():
+            copied = folder / f"{variant}.svg"
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copied)
 
 
 @stage("report")
@@ -21,23 +28,28 @@ def main(cfg: ReportStage) -> None:
         raise ConfigError("variants: the list is empty; name the metrics.json files of the variants, variants=[FILE,FILE]")
     metrics, out = [variant_metrics.read(path) for path in paths], Path(cfg.out)
     table = report.rows(metrics)
-    drawn = [(one["variant"], path.with_name(PICTURE)) for one, path in zip(metrics, paths, strict=True)]
-    cycles = {variant: path for variant, path in drawn if path.is_file()}
+    folders = {one["variant"]: path.parent for one, path in zip(metrics, paths, strict=True)}
+    details = {one["variant"]: report_details.read(one, folders[one["variant"]]) for one in metrics}
+    drawn = {
+        name: {variant: path for variant, folder in folders.items() if (path := folder / f"{name}.svg").is_file()}
+        for name in report_html.PICTURES
+    }
     figures = report_plots.all_plots(table)
     texts = {f"{name}.svg": plot_style.svg(figure, name) for name, figure in figures.items()}
     inline = {name: plot_style.svg(figure, name, background="none") for name, figure in figures.items()}
-    page = report_html.page(cfg.title, table, inline, {variant: path.read_text() for variant, path in cycles.items()})
-    texts |= {"variants.md": report.markdown(table), "report.html": page}
+    pictures = {name: {variant: path.read_text() for variant, path in of.items()} for name, of in drawn.items()}
+    texts |= {
+        "variants.md": report.markdown(table),
+        "report.html": report_html.page(cfg.title, table, inline, pictures, details),
+        "pareto.html": report_interactive.page(cfg.title, table),
+    }
     report.write_csv(out / "variants.csv", table)
+    report_details.write_operators(out / "operators.csv", [(one["variant"], details[one["variant"]]) for one in table])
     for name, text in texts.items():
         with atomic(out / name) as temporary:
             temporary.write_text(text)
-    with atomic_dir(out / "cycles") as folder:
-        for path in cycles.values():
-            model, scheme, target = path.absolute().parts[-4:-1]
-            copied = folder / model / scheme / f"{target}.svg"
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copied)
+    for name, of_variants in drawn.items():
+        copy_pictures(of_variants, out / name)
     print(texts["variants.md"], end="")
 
 

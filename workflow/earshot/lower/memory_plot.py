@@ -1,0 +1,68 @@
+"""The picture of SRAM over a window: how much of it each layer holds, in the order of execution, and where the peak comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, groupby
+from typing import Protocol
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from earshot import plot_style
+from earshot.plot_style import COLOURS, INK, STYLE, WIDTH_IN
+
+NARROWEST = 0.035  # of the width: modules that run shorter are not named
+CHARACTER = 0.0085  # of the width, about
+
+
+class Line(Protocol):
+    """What the picture shows of a layer."""
+
+    layer: str
+    module: str
+    operator: str
+    cycles: int
+    sram_bytes: int
+
+
+def peak(table: Sequence[Line]) -> Line:
+    """The first layer that holds the most SRAM."""
+    return max(table, key=lambda one: one.sram_bytes)
+
+
+def svg(table: Sequence[Line]) -> str:
+    """The picture as SVG text, of the layers in the order of their execution."""
+    with matplotlib.rc_context(STYLE):
+        return plot_style.svg(_figure(table), "sram")
+
+
+def _figure(table: Sequence[Line]) -> Figure:
+    figure = Figure(figsize=(WIDTH_IN, 2.9), layout="constrained")
+    axes = figure.subplots()
+    total = sum(one.cycles for one in table)
+    ends = [0, *accumulate(one.cycles for one in table)]
+    start = 0
+    for at, (module, run) in enumerate(groupby(table, key=lambda one: one.module)):
+        members = list(run)
+        edges = [cycles / 1e6 for cycles in ends[start : start + len(members) + 1]]
+        colour = COLOURS[at % len(COLOURS)]
+        axes.stairs([one.sram_bytes / 1024 for one in members], edges, fill=True, color=colour, alpha=0.85)
+        share = (edges[-1] - edges[0]) * 1e6 / max(total, 1)
+        if share > NARROWEST and share > CHARACTER * len(module):
+            axes.annotate(
+                module, ((edges[0] + edges[-1]) / 2, 0), (0, 3), textcoords="offset points", ha="center", fontsize=7, color="white"
+            )
+        start += len(members)
+    highest = peak(table)
+    kib, at_cycles = highest.sram_bytes / 1024, ends[list(table).index(highest)] / 1e6
+    axes.axhline(kib, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+    axes.plot(at_cycles, kib, "v", color=INK, markersize=6)
+    axes.set_xlim(0, max(total, 1) / 1e6)
+    axes.set_ylim(0, 1.08 * kib)
+    axes.set_xlabel("cycles since the start of the window, million")
+    axes.set_ylabel("SRAM in use, KiB")
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    axes.set_title(f"peak {kib:,.0f} KiB: {highest.module}, {highest.operator} ({highest.layer})", loc="left", fontsize="medium")
+    return figure

@@ -125,5 +125,5 @@ def test_the_picture_of_memory_names_the_layer_of_the_peak():
         Layer(f"op{i}", "Conv2D", "CONV2D", name, name, "exact", 1000, 1000, 0, 0, 0, 1024 * kib)
         for i, (name, kib) in enumerate(held.items())
     ]
-    text = " ".join(ElementTree.fromstring(memory_plot.svg(table)).itertext())
-    assert "peak 900 KiB: subsampling, Conv2D (op0)" in text and "blocks.0.attention" in text
+    text = " ".join(ElementTree.fromstring(memory_plot.svg(table, 1000.0)).itertext())
+    assert "1,000 KiB reserved; most in use 900 KiB: subsampling, Conv2D (op0)" in text and "blocks.0.attention" in text

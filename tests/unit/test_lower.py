@@ -391,12 +391,12 @@ def test_the_floors_of_a_layer_are_those_computed_by_hand(npu):
     assert 1000 < (npu / "cycles.svg").stat().st_size < 1_000_000 and "blocks.0.self_attention" in (npu / "cycles.svg").read_text()
 
 
-def test_the_peak_of_sram_is_named_with_its_layer(npu):
+def test_the_layer_that_needs_most_sram_is_named(npu):
     (summary,) = csv.DictReader((npu / "vela_summary.csv").open())
     layers = list(csv.DictReader((npu / "cycles_by_layer.csv").open()))
     highest = max(layers, key=lambda layer: int(layer["sram_bytes"]))
-    assert int(highest["sram_bytes"]) / 1024 == pytest.approx(float(summary["sram_memory_used"]), rel=1e-3)
-    assert highest["module"] in (text := (npu / "sram.svg").read_text()) and highest["layer"] in text
+    assert 0.5 < int(highest["sram_bytes"]) / 1024 / float(summary["sram_memory_used"]) <= 1
+    assert f"{highest['module']}, {highest['operator']} ({highest['layer']})" in (npu / "sram.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ PICTURES = {
     ),
     "sram": (
         "Where the SRAM goes",
-        "Memory in use while each layer runs, in the order of execution; the peak is what the device must have.",
+        "Memory in use while each layer runs, in the order of execution, and what the device must reserve for it.",
     ),
 }
 MOST_PICTURES = 700_000  # bytes of pictures on the page: Snakemake's report shows no page above 1.5 MB

@@ -85,7 +85,11 @@ def write(folder: Path, database: Path, accelerator: str) -> dict[str, float]:
     _write_csv(folder / BY_LAYER, [asdict(one) for one in table])
     _write_csv(folder / BY_OPERATOR, [{"operator": name, **one} for name, one in kinds])
     _write_csv(folder / BY_MODULE, [{"module": name, **one} for name, one in modules.items()])
-    for name, picture in ((PICTURE, cycle_plot.svg(table, list(modules), modules, total)), (MEMORY_PICTURE, memory_plot.svg(table))):
+    pictures = {
+        PICTURE: cycle_plot.svg(table, list(modules), modules, total),
+        MEMORY_PICTURE: memory_plot.svg(table, vela_report.sram_kib(folder / vela_report.SUMMARY)),
+    }
+    for name, picture in pictures.items():
         with atomic(folder / name) as temporary:
             temporary.write_text(picture)
     return {

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from earshot import plot_style
 from earshot.plot_style import COLOURS, INK, STYLE, WIDTH_IN
 
-NARROWEST = 0.035  # of the width: modules that run shorter are not named
-CHARACTER = 0.0085  # of the width, about
+CHARACTER = 0.0066  # of the width, about: a module that has no room for its name is not named
 
 
 class Line(Protocol):
@@ -31,13 +30,16 @@ def peak(table: Sequence[Line]) -> Line:
     return max(table, key=lambda one: one.sram_bytes)
 
 
-def svg(table: Sequence[Line]) -> str:
-    """The picture as SVG text, of the layers in the order of their execution."""
+def svg(table: Sequence[Line], reserved_kib: float) -> str:
+    """The picture as SVG text, of the layers in the order of their execution.
+
+    `reserved_kib` is what the device must have: more than is ever in use, since tensors lie where they were put, with gaps between them.
+    """
     with matplotlib.rc_context(STYLE):
-        return plot_style.svg(_figure(table), "sram")
+        return plot_style.svg(_figure(table, reserved_kib), "sram")
 
 
-def _figure(table: Sequence[Line]) -> Figure:
+def _figure(table: Sequence[Line], reserved_kib: float) -> Figure:
     figure = Figure(figsize=(WIDTH_IN, 2.9), layout="constrained")
     axes = figure.subplots()
     total = sum(one.cycles for one in table)
@@ -48,21 +50,24 @@ def _figure(table: Sequence[Line]) -> Figure:
         edges = [cycles / 1e6 for cycles in ends[start : start + len(members) + 1]]
         colour = COLOURS[at % len(COLOURS)]
         axes.stairs([one.sram_bytes / 1024 for one in members], edges, fill=True, color=colour, alpha=0.85)
-        share = (edges[-1] - edges[0]) * 1e6 / max(total, 1)
-        if share > NARROWEST and share > CHARACTER * len(module):
-            axes.annotate(
-                module, ((edges[0] + edges[-1]) / 2, 0), (0, 3), textcoords="offset points", ha="center", fontsize=7, color="white"
-            )
+        name = ".".join(module.split(".")[-2:])
+        if (edges[-1] - edges[0]) * 1e6 > CHARACTER * len(name) * total:
+            middle = (edges[0] + edges[-1]) / 2
+            axes.annotate(name, (middle, 0), (0, 4), textcoords="offset points", ha="center", fontsize=6.5, color="white")
         start += len(members)
     highest = peak(table)
     kib, at_cycles = highest.sram_bytes / 1024, ends[list(table).index(highest)] / 1e6
-    axes.axhline(kib, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+    axes.axhline(reserved_kib, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+    axes.annotate(
+        "reserved", (1, reserved_kib), (-2, 3), xycoords=axes.get_yaxis_transform(), textcoords="offset points", ha="right", fontsize=7.5
+    )
     axes.plot(at_cycles, kib, "v", color=INK, markersize=6)
     axes.set_xlim(0, max(total, 1) / 1e6)
-    axes.set_ylim(0, 1.08 * kib)
+    axes.set_ylim(0, 1.15 * max(kib, reserved_kib))
     axes.set_xlabel("cycles since the start of the window, million")
     axes.set_ylabel("SRAM in use, KiB")
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    axes.set_title(f"peak {kib:,.0f} KiB: {highest.module}, {highest.operator} ({highest.layer})", loc="left", fontsize="medium")
+    where = f"{highest.module}, {highest.operator} ({highest.layer})"
+    axes.set_title(f"{reserved_kib:,.0f} KiB reserved; most in use {kib:,.0f} KiB: {where}", loc="left", fontsize="medium")
     return figure

@@ -56,6 +56,12 @@ def npu(summary: Path, per_layer: Path, window_s: float) -> dict:
     }
 
 
+def sram_kib(summary: Path) -> float:
+    """The SRAM that the network needs."""
+    (row,) = _rows(summary)
+    return float(row["sram_memory_used"])
+
+
 def weight_memory(summary: Path) -> tuple[str, float]:
     """The memory that holds the weights, by Vela's name, and the bytes that it gives in a cycle of the NPU.
 

@@ -80,6 +80,13 @@ def test_values_one_by_one():
         same(unary("CLAMP", (4, 90), (4, 90), dtype, *ends, ts.NanPropagationMode.PROPAGATE), spread((4, 90), dtype))
 
 
+def test_other_signs():
+    for dtype, zeros in ((D.INT8, (0, 0)), (D.INT8, (-128, 127)), (D.INT8, (15, 68)), (D.INT16, (0, 0))):
+        graph = Graph()
+        x = graph.input((4, 90), dtype)
+        same(graph.done(graph.add("NEGATE", [x, *(graph.const([zero], dtype) for zero in zeros)], (4, 90), dtype)), spread((4, 90), dtype))
+
+
 def test_reductions():
     x = spread((3, 40, 5), D.INT32) // 41
     for axis, shape in ((0, (1, 40, 5)), (1, (3, 1, 5)), (2, (3, 40, 1))):

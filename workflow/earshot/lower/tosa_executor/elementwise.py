@@ -91,6 +91,20 @@ def absolute(node: Node) -> Step:
     return node.step(torch.abs, (0,), 0 if x.low <= 0 <= x.high else min(abs(x.low), abs(x.high)), x.magnitude)
 
 
+def negate(node: Node) -> Step:
+    """NEGATE: the other sign about a zero point each for input and output; what leaves the type is cut off."""
+    node.known()
+    x = node.typed(0, "INT8", "INT16")
+    total = node.scalar(1, "zero points") + node.scalar(2, "zero points")
+    least, most = RANGES[x.dtype]
+    low, high = (min(max(end, least), most) for end in (total - x.high, total - x.low))
+    return node.step(partial(_negate, total=total, low=least, high=most), (0,), low, high)
+
+
+def _negate(x: torch.Tensor, total: int, low: int, high: int) -> torch.Tensor:
+    return torch.sub(total, x).clamp_(low, high)
+
+
 def clamp(node: Node) -> Step:
     node.known("MinVal", "MaxVal", "NanMode")
     x = node.typed(0, "INT8", "INT16")

@@ -29,6 +29,7 @@ PREPARE: dict[str, Callable[[Node], Step]] = {
     "MAX_POOL2D": elementwise.max_pool,
     "MINIMUM": elementwise.minimum,
     "MUL": elementwise.multiply,
+    "NEGATE": elementwise.negate,
     "PAD": shaping.pad,
     "REDUCE_MAX": elementwise.reduce_max,
     "REDUCE_MIN": elementwise.reduce_min,

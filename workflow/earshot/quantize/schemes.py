@@ -16,7 +16,9 @@ from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
 from earshot.config import Calib, Precision, Quant
 from earshot.errors import ConfigError
-from earshot.quantize.observers import PercentileObserver
+from earshot.quantize.module_paths import name as _name
+from earshot.quantize.module_paths import paths as _paths
+from earshot.quantize.observers import PercentileObserver, resolved
 
 AVERAGING = 0.1  # weight of the newest utterance: about ten decide, of the few tens that calibration sees
 
@@ -112,6 +114,8 @@ def _backend_config(precision: Precision, calib: Calib, family: str):
     else:
         config = arm_int8(is_per_channel=precision.per_channel, weight_qmin=-weight_max, weight_qmax=weight_max)
     activation = _observed(config.input_activation, calib)
+    if precision.activation_bits == 16:
+        activation = resolved(activation)
     return dataclasses.replace(config, input_activation=activation, output_activation=activation)
 
 
@@ -122,16 +126,6 @@ def module_names(graph_module: torch.fx.GraphModule) -> dict[str, str]:
         for path in _paths(node):
             found.setdefault(_name(path), path)
     return found
-
-
-def _paths(node: torch.fx.Node) -> list[str]:
-    """The modules that an operator is in, the outermost first, as the quantizers call them."""
-    return [path.removeprefix("L['self'].") for path, _ in node.meta.get("nn_module_stack", {}).values() if path != "L['self']"]
-
-
-def _name(path: str) -> str:
-    """The name of a module, of what the quantizers call it."""
-    return path.replace("slice(None, None, None)", "").removeprefix("network.")  # of a network that is in another: program.Rounded
 
 
 def by_module(graph_module: torch.fx.GraphModule) -> dict[str, dict[str, str]]:

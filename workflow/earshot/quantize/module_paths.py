@@ -1,0 +1,15 @@
+"""Which modules of a network an operator of its exported graph is in."""
+
+from __future__ import annotations
+
+from torch.fx import Node
+
+
+def paths(node: Node) -> list[str]:
+    """The modules that an operator is in, the outermost first, as the quantizers call them."""
+    return [path.removeprefix("L['self'].") for path, _ in node.meta.get("nn_module_stack", {}).values() if path != "L['self']"]
+
+
+def name(path: str) -> str:
+    """The name of a module, of what the quantizers call it."""
+    return path.replace("slice(None, None, None)", "").removeprefix("network.")  # of a network that is in another: program.Rounded

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.ao.quantization.fx._decomposed  # the operators of quantized programs
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx.traceback import NodeSource
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-from torchao.quantization.pt2e.quantizer import Quantizer
 
 from earshot import left_context
 from earshot.errors import ArtifactError
@@ -20,6 +19,9 @@ from earshot.files import atomic, read_json
 from earshot.model.subsampling import OutputGrid
 from earshot.quantize.tracing import lean_tracing, quiet, remembered_hints, unrehearsed_saving
 from earshot.tokenizer import read_pieces
+
+if TYPE_CHECKING:
+    from torchao.quantization.pt2e.quantizer import Quantizer
 
 PROGRAM, REPORT, FRONT_END, PIECES = "quantized.pt2", "quantize.json", "front_end.json", "tokenizer.pieces"
 EXPORT_TOLERANCE = 1e-4  # largest difference of a logit between the trained model and its exported program
@@ -69,6 +71,8 @@ def export(network: nn.Module, model: nn.Module, *shapes: Shape, dtype: torch.dt
 
 def quantize(exported: ExportedProgram, quantizer: Quantizer, inputs: Iterable[tuple[torch.Tensor, ...]]) -> torch.fx.GraphModule:
     """The converted program: observers are placed, run over `inputs` of windows, and replaced by quantized nodes."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e  # which who runs a program does without
+
     with quiet(), lean_tracing():
         prepared = prepare_pt2e(exported.module(check_guards=False), quantizer)
     with torch.no_grad():

@@ -24,7 +24,6 @@ from torch.fx.traceback import NodeSource
 
 from earshot.quantize.decomposing import needed_decompositions
 from earshot.quantize.lookups import indexed_signatures, whole_partitions
-from earshot.quantize.retracing import remembered_results
 
 _recompile = GraphModule.recompile
 _is_builtin = library_utils.is_builtin
@@ -83,6 +82,8 @@ def lean_tracing(compiles: bool = False) -> Iterator[None]:
       them up.
     - The garbage collector looks through the many live objects less often.
     """
+    from earshot.quantize.retracing import remembered_results  # with all of executorch.exir, which reading a program does without
+
     shortcuts = [_shared_provenance, _remembered_shapes, _rare_collections, remembered_results, needed_decompositions, indexed_signatures]
     with contextlib.ExitStack() as stack:
         for change in (*shortcuts, whole_partitions, *(() if compiles else (_late_code,))):

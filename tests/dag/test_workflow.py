@@ -26,6 +26,8 @@ def test_every_variant_has_its_figures(finished):
     assert set(host["accuracy"]) >= {"float", "quantized", "host_pte"}
     assert npu["npu"]["cycles"] > 0 and npu["npu"]["sram_kib"] > 0
     assert host["host"]["rtf_1_thread"] > 0
+    assert set(npu["parity"]) - {"departs"} == {"exported", "quantized", "integer_graph"}
+    assert set(host["parity"]) == {"exported", "quantized", "host_pte"}
     for metrics in (npu, host):
         assert metrics["pte_bytes"] == (variants[metrics["target"]] / "model.pte").stat().st_size
 
@@ -66,11 +68,17 @@ def test_decode_options_run_the_evaluation_only(finished):
         "evaluate_program",
         "evaluate_variant",
         "metrics",
+        "parity",
         "report",
         "track",
         "variants_list",
         "verdict",
     }
+
+
+def test_without_a_ladder_there_is_no_job_for_it(finished):
+    again = jobs(snakemake(finished, "--dry-run", parity="off"))
+    assert "metrics" in again and "parity" not in again
 
 
 def test_another_scheme_trains_nothing(finished):

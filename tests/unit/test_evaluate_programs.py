@@ -17,10 +17,11 @@ from earshot.lower.tosa_executor.executor import Executor
 from earshot.lower.tosa_with_cache import open_graph
 from earshot.quantize import program
 from earshot.quantize.calibrate import fit_window
-from earshot.stages import evaluate, lower, quantize, tosa, transcribe
+from earshot.stages import evaluate, lower, parity, quantize, tosa, transcribe
 
 WINDOW = ("window=4s", "window.seconds=2", "window.overlap_s=0.6")
 SECONDS = [1.0, 2.0, 2.5, 5.3]
+METRICS = ("sqnr_db", "cosine", "argmax_agreement")
 
 
 def command(stage, *arguments: str) -> None:
@@ -246,3 +247,57 @@ def test_transcribe_takes_every_kind_of_program(built, tmp_path, capsys, program
     assert len(told.out.splitlines()) == 1
     assert told.out.strip()
     assert ("integer graph" in told.err) == ("u85" in program)
+
+
+def ladder(folder, program: str, out, *more: str) -> dict:
+    given = (f"model_dir={folder / 'model'}", f"program_dir={folder / program}", f"corpus_dir={folder / 'corpus'}", f"out={out}")
+    command(parity, *given, "parity.traced=2", *more)
+    return json.loads(out.read_text())
+
+
+def test_the_parity_ladder_of_an_npu_s_program(built, everywhere, tmp_path):
+    found = ladder(built, "int8_pc", tmp_path / "parity.json", *WINDOW, f"program_json={everywhere}")
+    rungs, depth = found["rungs"], found["depth"]
+    assert list(rungs) == ["float", "exported", "quantized", "integer_graph"]
+    assert rungs["exported"]["sqnr_db"] > 80 and found["weights"]["replaced"] == found["weights"]["stored"] > 0
+    assert all(rungs[name]["wer"] == json.loads(everywhere.read_text())["accuracy"][name]["wer"] for name in ("quantized", "integer_graph"))
+    assert rungs["quantized"]["step"] == {"from": "exported"} | {key: rungs["quantized"]["step"][key] for key in METRICS}
+    assert 15 < rungs["integer_graph"]["sqnr_db"] < rungs["exported"]["sqnr_db"]
+    tensors = list(csv.DictReader((tmp_path / "parity.csv").open()))
+    assert len(tensors) == depth["tensors"] and depth["counterparts"] > 0.9 * depth["tensors"]
+    assert depth["modules"][-1]["index"] == len(tensors) - 1 and float(tensors[-1]["integer_graph_sqnr_db"]) > 15
+    assert "blocks.0.self_attention" in (tmp_path / "parity.svg").read_text()
+
+
+def test_the_parity_ladder_of_the_host_ends_with_its_program(built, tmp_path):
+    found = ladder(built, "fp32", tmp_path / "parity.json", *WINDOW, f"variant_dir={built / 'host'}")
+    assert list(found["rungs"]) == ["float", "exported", "host_pte"] and "depth" not in found
+    assert all(found["rungs"][name]["argmax_agreement"] == 1.0 for name in ("exported", "host_pte"))
+
+
+def test_the_parity_ladder_of_a_program_with_a_cache(cached, tmp_path):
+    found = ladder(cached, "cached", tmp_path / "parity.json", *CACHED)
+    assert list(found["rungs"]) == ["float", "exported", "quantized", "integer_graph"]
+    assert found["rungs"]["exported"]["sqnr_db"] > 80 and found["rungs"]["integer_graph"]["sqnr_db"] > 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("window.seconds=4", r"takes windows of 2 s"),
+        ("variant_dir={built}/u85_256", r"of an NPU, .* leave variant_dir out"),
+        ("program_dir={built}/nothing", r"quantize\.json: no such file"),
+        ("parity.utterances=0", r"at least 1"),
+        ("split=test corpus_dir={built}", r"no such manifest"),
+    ],
+)
+def test_a_parity_ladder_of_what_does_not_fit_is_refused(built, tmp_path, change, message):
+    with pytest.raises(SystemExit, match=message):
+        ladder(built, "int8_pc", tmp_path / "parity.json", *WINDOW, *change.format(built=built).split())
+    assert not (tmp_path / "parity.json").exists()
+
+
+def test_a_parity_ladder_of_another_model_is_refused(built, tmp_path):
+    write_model(tmp_path / "other" / "model", seed=2)
+    with pytest.raises(SystemExit, match=r"made of another model than .* run the quantize step again"):
+        ladder(built, "int8_pc", tmp_path / "parity.json", *WINDOW, f"model_dir={tmp_path / 'other' / 'model'}")

@@ -11,6 +11,8 @@ import pytest
 from variants_on_disk import MODEL, VARIANTS, content, run_stage, write_results, write_variant
 
 from earshot import plot_style, report, report_html, report_plots
+from earshot.files import read_json
+from earshot.stages import report as report_stage
 
 HOSTILE = '<script>alert("x")</script> & | `$\\alpha$`\nsecond line'
 
@@ -103,6 +105,18 @@ def test_cycle_reports_are_images_on_the_page_as_far_as_there_is_room(tmp_path):
     assert "1 more lie beside their variants" in page.text
     copies = sorted(path.relative_to(tmp_path / "report" / "cycles") for path in (tmp_path / "report" / "cycles").rglob("*.svg"))
     assert [str(path) for path in copies] == sorted(f"{MODEL}/{scheme}/{target}.svg" for scheme, target, _ in VARIANTS[:3])
+
+
+def test_a_parity_ladder_is_shown_once_for_all_targets_of_its_program(tmp_path):
+    paths = [write_variant(tmp_path, "int8_pc-hist64-5s", target, 0.1) for target in ("u85_128", "u85_256")]
+    picture = tmp_path / "programs" / MODEL / "int8_pc-hist64-5s" / "u85" / "parity.svg"
+    picture.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    found = report_stage.find_pictures([read_json(path) for path in paths], {read_json(path)["variant"]: path.parent for path in paths})
+    assert found["parity"] == {f"{MODEL}/int8_pc-hist64-5s/u85_128": picture} and not found["cycles"]
+    (row, _) = report.rows([read_json(path) for path in paths])
+    assert (row["sqnr_db"], row["sqnr_db_quantized"], row["departs_at"]) == (27.9, 28.4, "neg in blocks.1.self_attention")
+    text = Page(report_html.page("demo", [row], {}, {"parity": {row["variant"]: picture.read_text()}}))
+    assert text.tags.count("img") == 1 and "neg in blocks.1.self_attention" in text.text and "Where precision is lost" in text.text
 
 
 def test_plots_are_svg_and_the_same_again(stage_run):

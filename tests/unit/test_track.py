@@ -78,7 +78,7 @@ def test_runs_as_people_want_to_see_them(tracking, tmp_path):
     store = Store(tracking.uri, "demo", 5)
     assert [point.step for point in store.client.get_metric_history(parent.info.run_id, "train_loss")] == [40 * (i + 1) for i in range(12)]
     names = {file.path for file in store.client.list_artifacts(child.info.run_id)}
-    assert names == {"metrics.json", "lower.json", "evaluation.utterances.csv"}
+    assert names == {"metrics.json", "lower.json", "evaluation.utterances.csv", "parity.json"}
     assert next(iter(logged["variants"])).endswith("fp32-hist64-5s/host"), "the best WER first"
 
 

@@ -18,6 +18,7 @@ def test_what_does_not_apply_is_absent():
     assert "host" not in npu and set(npu["accuracy"]) == {"float", "float_full", "quantized", "integer_graph"}
     assert "npu" not in host and set(host["accuracy"]) == {"float", "float_full", "host_pte"}, "fp32 has no quantized program"
     assert npu["npu"]["operators_cpu"] == {}, "no operator on the CPU is a figure"
+    assert npu["parity"]["departs"] == {"module": "blocks.1.self_attention", "operator": "neg"} and "departs" not in host["parity"]
     assert None not in npu.values() and npu["config"]["quant"]["from_program"] is None
 
 
@@ -49,6 +50,7 @@ def test_a_program_above_the_budget_is_told_and_keeps_its_figures():
         (lambda m: m.update(pte_bytes=1.5), "$.pte_bytes"),
         (lambda m: m.update(status="failed"), "'reason' is a required property"),
         (lambda m: m.update(wer=0.1), "'wer' was unexpected"),
+        (lambda m: m["parity"]["quantized"].pop("cosine"), "$.parity.quantized"),
     ],
 )
 def test_schema_names_the_offending_key(tmp_path, change, where):
@@ -67,6 +69,7 @@ def test_figures_are_those_of_what_the_device_runs():
     figures = variant_metrics.figures(content("int8_pc-hist64-5s", "u85_256", 0.1))
     assert (figures["wer"], figures["wer_quantized"], figures["wer_float"]) == (0.1, 0.099, 0.09)
     assert (figures["sram_kib"], figures["operators_npu"], figures["operators_cpu"]) == (610.0, 73, 0)
+    assert figures["parity.integer_graph.sqnr_db"] == 27.9 and figures["parity.quantized.argmax_agreement"] == 0.991
     assert figures["npu_latency_ms"] == 10.4 and figures["pte_kib"] == 1_500_000 / 1024 and "rtf_1_thread" not in figures
     host = variant_metrics.figures(content("int8_pc-hist64-5s", "host", 0.2))
     assert host["wer"] == 0.2 and host["rtf_1_thread"] == 0.011 and "npu_cycles" not in host

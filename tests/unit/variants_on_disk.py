@@ -63,6 +63,20 @@ def parts(scheme: str, target: str, wer: float) -> tuple[dict, dict, dict, dict]
     return float_model, program, {}, {**lowering, "npu": npu}
 
 
+def family(target: str) -> str:
+    return "host" if target == "host" else "u85"
+
+
+def ladder(scheme: str, target: str) -> dict:
+    """Content of a parity.json, as far as metrics.json takes it."""
+    rungs = {"exported": 118.2, "quantized": 28.4, "integer_graph" if target != "host" else "host_pte": 27.9}
+    if scheme.startswith("fp32"):
+        rungs.pop("quantized")
+    figures = {name: {"sqnr_db": sqnr_db, "cosine": 0.999, "argmax_agreement": 0.991} for name, sqnr_db in rungs.items()}
+    departs = {"module": "blocks.1.self_attention", "operator": "neg", "cause": {"operator": "neg"}}
+    return {"rungs": {"float": {}, **figures}, "depth": {"departs": departs if target != "host" else None}}
+
+
 def content(scheme: str, target: str, wer: float, reason: str | None = None, model: str = MODEL) -> dict:
     """Content of a metrics.json; with `reason` the lowering failed."""
     float_model, program, variant, lowering = parts(scheme, target, wer)
@@ -82,8 +96,9 @@ def content(scheme: str, target: str, wer: float, reason: str | None = None, mod
             "quant": {"scheme": quant, "quantize": quant != "fp32", "weight_bits": 8, "families": ["u85", "host"], "from_program": None},
             "calib": {"utterances": 64, "observer": "histogram", "seed": 0},
             "window": {"seconds": 5.0, "overlap_s": 1.5},
-            "target": {"name": target, "family": "host" if target == "host" else "u85"},
+            "target": {"name": target, "family": family(target)},
         },
+        ladder=ladder(scheme, target),
     )
 
 
@@ -95,6 +110,7 @@ def write_variant(results: Path, scheme: str, target: str, wer: float, reason: s
     evaluated = folder if target == "host" else results / "programs" / model / scheme / "u85"
     evaluated.mkdir(parents=True, exist_ok=True)
     (evaluated / "evaluation.utterances.csv").write_text("id,duration_s,reference,hypothesis\nu1,2.5,TURN ON,TURN ON\n")
+    write_json(results / "programs" / model / scheme / family(target) / "parity.json", ladder(scheme, target))
     if reason is None:
         (folder / "model.pte").write_bytes(b"program" * 100)
     return folder / "metrics.json"

@@ -26,13 +26,14 @@ import torch
 from tqdm import tqdm
 
 from earshot import metrics, recognizers, utterance_table, windows
-from earshot.config import SAMPLE_RATE_HZ, EvaluateStage
+from earshot.config import SAMPLE_RATE_HZ, EvaluateStage, Window
 from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.errors import ArtifactError, ConfigError, DataError
 from earshot.files import read_json, write_json
 from earshot.recognizers import Form
 
 GRAPH_FORM = "integer_graph"
+COMPARED = (("float", "float_full", "full"), (GRAPH_FORM, "quantized", "quantized"))  # two forms, and the ending of their difference
 AHEAD = 4  # utterances handed out per process before the first is waited for
 
 
@@ -64,7 +65,7 @@ def evaluate(cfg: EvaluateStage) -> None:
             return
         if not recognizers.is_host(cfg.subject):
             raise ConfigError(f"subject={cfg.subject}: of an NPU, evaluated as its program's integer graph; give kind=program")
-    chosen = choose(cfg)
+    chosen = choose(manifest(cfg))
     host = {}
     if cfg.kind == "variant":  # before the program is opened for recognition: it must not outlive a change of the runtime's threads
         from earshot import timing  # imports the runtime, which the other kinds do without
@@ -78,9 +79,10 @@ def evaluate(cfg: EvaluateStage) -> None:
         raise DataError(f"{manifest(cfg)}: {len(reference)} utterances without a single word; check the transcripts of the corpus")
     samples, seed = cfg.evaluation.bootstrap, cfg.evaluation.seed
     accuracy = {name: metrics.accuracy(of_form, samples, seed) for name, of_form in rows.items()}
-    if "float_full" in rows:
-        difference = metrics.wer_difference(rows["float"], rows["float_full"], samples, seed)
-        accuracy["float"] |= {f"{key}_to_full": value for key, value in difference.items()}
+    for form, other, ending in COMPARED:
+        if {form, other} <= rows.keys():
+            difference = metrics.wer_difference(rows[form], rows[other], samples, seed)
+            accuracy[form] |= {f"{key}_to_{ending}": value for key, value in difference.items()}
     others = {name: of_form for name, of_form in rows.items() if name != forms[0].name}
     utterance_table.write(utterance_table.beside(cfg.out), reference, others)
     write_json(
@@ -110,33 +112,32 @@ def open_forms(cfg: EvaluateStage) -> list[Form]:
     for name, program in programs.items():
         if program is None:
             continue
-        frames = windows.frames_of(cfg.window, program.front_end)
-        if frames != program.window_frames:
-            made = program.window_frames * cfg.window.seconds / frames
-            raise ConfigError(f"window.seconds={cfg.window.seconds}: {cfg.subject} takes windows of {made:g} s; choose that window")
-        check_left_context(cfg, program)
+        check_window(cfg.window, program, cfg.subject)
         forms.append(recognizers.form_of(name, program, cfg.window.overlap_s, cfg.subject))
     return forms
 
 
-def check_left_context(cfg: EvaluateStage, program: recognizers.Program | recognizers.ProgramWithCache) -> None:
-    """Refuse a window whose left context, or whose look-ahead before it, is not the program's.
+def check_window(window: Window, program: recognizers.Program | recognizers.ProgramWithCache, source: str | Path) -> None:
+    """Refuse a window whose length, left context, or look-ahead before it, is not the program's; `source` is where that was read.
 
     Raises:
         ConfigError: it names what the program was made for.
     """
-    window = cfg.window
+    frames = windows.frames_of(window, program.front_end)
+    if frames != program.window_frames:
+        made = program.window_frames * window.seconds / frames
+        raise ConfigError(f"window.seconds={window.seconds}: {source} takes windows of {made:g} s; choose that window")
     asked = windows.layout(program.window_frames, window.overlap_s, program.front_end, program.grid, window.left_context_s)
     if recognizers.has_cache(program):
         made = program.layout
         if asked != made:
             output_s = made.grid.factor * program.front_end.hop_length / SAMPLE_RATE_HZ
             raise ConfigError(
-                f"window.left_context_s={window.left_context_s:g}, window.overlap_s={window.overlap_s:g}: {cfg.subject} has a cache of "
+                f"window.left_context_s={window.left_context_s:g}, window.overlap_s={window.overlap_s:g}: {source} has a cache of "
                 f"{made.left * output_s:g} s and looks {made.overlap * output_s:g} s ahead; choose that window"
             )
     elif window.left_context_s:
-        raise ConfigError(f"window.left_context_s={window.left_context_s:g}: {cfg.subject} has no cache; set it to 0")
+        raise ConfigError(f"window.left_context_s={window.left_context_s:g}: {source} has no cache; set it to 0")
 
 
 # ---------------------------------------------------------------- utterances
@@ -152,14 +153,13 @@ def utterances(path: Path) -> Iterator[Utterance]:
         yield Utterance(cut.id, cut.duration, cut.recording.sources[0].source, cut.supervisions[0].text)
 
 
-def choose(cfg: EvaluateStage) -> Stream:
-    """The utterances to evaluate: those of the split.
+def choose(path: Path) -> Stream:
+    """The utterances of a split, by its manifest.
 
     Raises:
         ArtifactError: the manifest is absent or damaged.
         DataError: the split is empty.
     """
-    path = manifest(cfg)
     with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path) as lines:
         total = sum(1 for line in lines if line.strip())
         if not total:

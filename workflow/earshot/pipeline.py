@@ -27,7 +27,21 @@ from omegaconf.errors import OmegaConfBaseException
 from earshot.config import CONF_DIR, Imported, NpuForm, Pipeline, check_left_context, register, typed
 from earshot.errors import ConfigError
 
-GROUPS = ("corpus", "features", "tokenizer", "model", "train", "quant", "calib", "window", "target", "decode", "evaluation", "tracking")
+GROUPS = (
+    "corpus",
+    "features",
+    "tokenizer",
+    "model",
+    "train",
+    "quant",
+    "calib",
+    "window",
+    "target",
+    "decode",
+    "evaluation",
+    "parity",
+    "tracking",
+)
 # Keys of the group `model` that say how a trained model is written down for an NPU: no part of a model's name but of its programs'. Stages
 # take them as the group FORM.
 FORM, FORM_KEYS = "form", tuple(f.name for f in dataclasses.fields(NpuForm))

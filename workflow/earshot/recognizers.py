@@ -150,11 +150,15 @@ def check_logits(logits: torch.Tensor, layout: windows.Layout, pieces: list[str]
 
 def open_windowed(recognizer: checkpoint.Recognizer, window: Window, source: str | Path, progress: bool = False) -> Form:
     """The float model over windows, with a cache where the window has left context."""
+    return form_of("float", float_program(recognizer, window), window.overlap_s, source, progress)
+
+
+def float_program(recognizer: checkpoint.Recognizer, window: Window) -> Program | ProgramWithCache:
+    """The float model as a program of windows."""
     frames, front_end, grid = windows.frames_of(window, recognizer.front_end), recognizer.front_end, recognizer.model.grid
     if not window.left_context_s:
-        return windowed("float", FloatProgram(recognizer, frames), window.overlap_s, source, progress)
-    layout = windows.layout(frames, window.overlap_s, front_end, grid, window.left_context_s)
-    return with_cache("float", FloatProgramWithCache(recognizer, layout), source, progress)
+        return FloatProgram(recognizer, frames)
+    return FloatProgramWithCache(recognizer, windows.layout(frames, window.overlap_s, front_end, grid, window.left_context_s))
 
 
 def open_model(model_dir: str | Path, window: Window) -> list[Form]:

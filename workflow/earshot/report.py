@@ -18,6 +18,7 @@ COLUMNS = (
     *("variant", "model", "scheme", "target", "corpus", "split", "status", "reason", "wer_form"),
     *("wer", "wer_ci95_low", "wer_ci95_high", "cer", "substitutions", "deletions", "insertions", "words", "utterances"),
     *("wer_float", "wer_float_full", "wer_quantized", "wer_difference", "wer_difference_ci95_low", "wer_difference_ci95_high"),
+    *("sqnr_db", "sqnr_db_quantized", "argmax_agreement", "departs_at"),
     *("npu_latency_ms", "npu_rtf", "npu_cycles", "npu_macs", "operators_npu", "operators_cpu", "sram_kib", "flash_kib"),
     *("host_latency_ms_p50", "host_latency_ms_p95", "rtf_1_thread", "rtf_all_threads", "host_peak_rss_mib"),
     *("pte_kib", "window_s", "lowering_s"),
@@ -38,8 +39,21 @@ def row(metrics: dict[str, Any]) -> Row:
         "reason": metrics.get("reason"),
         "wer_form": variant_metrics.device_form(metrics),
         **figures,
+        **parity(metrics),
     }
     return {column: values[column] for column in COLUMNS if values.get(column) is not None}
+
+
+def parity(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The columns of the parity ladder: of what runs on the device, and of the quantized program."""
+    ladder = metrics.get("parity", {})
+    device, quantized, departs = (ladder.get(rung, {}) for rung in (variant_metrics.device_form(metrics), "quantized", "departs"))
+    return {
+        "sqnr_db": device.get("sqnr_db"),
+        "sqnr_db_quantized": quantized.get("sqnr_db"),
+        "argmax_agreement": device.get("argmax_agreement"),
+        "departs_at": f"{departs['operator']} in {departs['module']}" if departs else None,
+    }
 
 
 def rows(metrics: Iterable[dict[str, Any]]) -> list[Row]:

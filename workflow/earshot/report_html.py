@@ -20,7 +20,7 @@ CAPTIONS = {
     ),
 }
 
-# Pictures of each variant, beside its metrics.json: heading and caption of their section, by the name of the file.
+# Pictures of each variant, beside its metrics.json or its program: heading and caption of their section, by the name of the file.
 PICTURES = {
     "cycles": (
         "Where the cycles go",
@@ -29,6 +29,10 @@ PICTURES = {
     "sram": (
         "Where the SRAM goes",
         "Memory in use while each layer runs, in the order of execution, and what the device must reserve for it.",
+    ),
+    "parity": (
+        "Where precision is lost",
+        "The parity ladder: each form of the model against the float model, as a whole and along the depth of the network.",
     ),
 }
 MOST_PICTURES = 700_000  # bytes of pictures on the page: Snakemake's report shows no page above 1.5 MB
@@ -48,6 +52,9 @@ COLUMNS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
         "WER on the device minus that of the float model, and its 95% interval: the same draws of utterances for both",
         lambda one: _difference(one),
     ),
+    ("SQNR", "dB", "logits of what runs on the device against those of the float model", lambda one: number(one.get("sqnr_db"))),
+    ("SQNR quantized", "dB", "the same of the quantized program", lambda one: number(one.get("sqnr_db_quantized"))),
+    ("departs at", "", "where the integer graph first loses more than the quantized program", lambda one: one.get("departs_at", "")),
     ("latency", "ms", "of one window: Vela's estimate on Ethos-U, measured median on the host", lambda one: number(latency_ms(one))),
     (
         "RTF",

@@ -30,6 +30,7 @@ __all__ = ["LiveRun", "find_variants", "links", "log_results"]
 ARTIFACTS = "earshot.artifacts"
 REASON = ("earshot.reason", "mlflow.note.content")  # the second is what MLflow shows as a run's description
 UTTERANCES = "evaluation.utterances.csv"
+PARITY = "parity.*"  # the ladder, beside the program
 VARIANT_FILES = ("metrics.json", "lower.json", UTTERANCES, "vela_*.csv")
 MODEL_FILES = ("metrics.json", "config.yaml", "curves.csv")
 REPORT_FILES = ("pareto.html", "variants.csv", "operators.csv")  # of results/report: they show the model's variants side by side
@@ -142,14 +143,17 @@ def variant_entry(path: Path, content: dict[str, Any], log_pte: bool) -> Entry:
     """The run of a variant, from its metrics.json and the files beside it."""
     folder = path.parent
     files = [file for pattern in VARIANT_FILES for file in sorted(folder.glob(pattern))]
+    of_program = variant_metrics.program_dir(content, folder)
     if not list(folder.glob(UTTERANCES)):  # what an NPU runs is evaluated with its program, once for all targets
-        *_, model, scheme, _ = folder.parts
-        family = content["config"].get("target", {}).get("family", "")
-        files += sorted((folder.parents[3] / "programs" / model / scheme / family).glob(UTTERANCES))
+        files += sorted(of_program.glob(UTTERANCES))
+    if "parity" in content:
+        files += sorted(of_program.glob(PARITY))
     if log_pte and (folder / "model.pte").exists():
         files.append(folder / "model.pte")
     identity = {key: content[key] for key in ("model", "target", "corpus", "split")}
     tags = {f"earshot.{key}": str(value) for key, value in identity.items()} | {"earshot.status": content["status"]}
+    if departs := content.get("parity", {}).get("departs"):
+        tags["earshot.departs_at"] = f"{departs['operator']} in {departs['module']}"
     if "reason" in content:
         tags |= dict.fromkeys(REASON, content["reason"][:2000])
     return Entry(

@@ -27,6 +27,7 @@ def merge(
     *,
     choices: dict[str, Any],
     config: dict[str, Any],
+    ladder: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of a variant's metrics.json.
 
@@ -36,6 +37,7 @@ def merge(
         evaluations: content of the evaluation files by what was evaluated (float model, program, variant), those that there are.
         choices: Hydra group -> choice.
         config: Hydra group -> resolved values.
+        ladder: content of parity.json.
 
     What does not apply is absent. A step that failed makes the variant `failed`, a compiled program above the budget `over_budget`,
     with the step and its reason; what is known is kept.
@@ -54,6 +56,7 @@ def merge(
     content |= _present(
         {
             "accuracy": {form: accuracy[form] for form in FORMS if form in accuracy} or None,
+            "parity": parity(ladder) if ladder else None,
             "host": evaluations.get("variant", {}).get("host") or None,
             "npu": lowering.get("npu"),
             "pte_bytes": lowering.get("pte_bytes"),
@@ -68,6 +71,14 @@ def merge(
 def accuracies(evaluations: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The accuracy of each form that was evaluated."""
     return {form: part["accuracy"][form] for part in evaluations.values() for form in FORMS if form in part.get("accuracy", {})}
+
+
+def parity(ladder: dict[str, Any]) -> dict[str, Any]:
+    """Of a parity ladder what is compared between variants: each form against the float model, and where the integer graph departs."""
+    keys = ("sqnr_db", "cosine", "argmax_agreement")
+    rungs = {name: {key: one[key] for key in keys} for name, one in ladder["rungs"].items() if name != "float"}
+    departs = ladder.get("depth", {}).get("departs")
+    return rungs | {"departs": departs and {key: departs[key] for key in ("module", "operator")}}
 
 
 def _present(values: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +153,13 @@ def expand(entries: Iterable[str | Path]) -> list[Path]:
     return paths
 
 
+def program_dir(metrics: dict[str, Any], folder: Path) -> Path:
+    """The directory of the program that the variant in `folder` was lowered from."""
+    folder = folder.absolute()
+    *_, model, scheme, _ = folder.parts
+    return folder.parents[3] / "programs" / model / scheme / metrics["config"].get("target", {}).get("family", "")
+
+
 def device_form(metrics: dict[str, Any]) -> str | None:
     """The form of the model that the device runs, where its accuracy was measured: integer_graph before host_pte."""
     return next((form for form in DEVICE_FORMS if form in metrics.get("accuracy", {})), None)
@@ -160,6 +178,8 @@ def figures(metrics: dict[str, Any]) -> dict[str, float]:
         for name in ("wer_ci95", "wer_difference_ci95"):
             ends |= dict(zip((f"{name}_low", f"{name}_high"), accuracy.get(name, ()), strict=False))
         named |= {f"{key}{ending}": value for key, value in (accuracy | ends).items() if _is_number(value)}
+    for form, rung in metrics.get("parity", {}).items():
+        named |= {f"parity.{form}.{key}": value for key, value in rung.items() if _is_number(value)}
     npu = metrics.get("npu", {})
     for key, value in npu.items():
         if _is_number(value):

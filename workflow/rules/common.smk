@@ -118,6 +118,23 @@ def host_evaluation(wildcards):
     )
 
 
+def host_variant(name):
+    """An input function: this file of the host variant of a program, or nothing: an NPU's runs here as its integer graph."""
+
+    def find(wildcards):
+        variant = owner(wildcards)
+        return f"results/variants/{variant.model}/{variant.scheme}/{variant.target}/{name}" if variant.family == "host" else []
+
+    return find
+
+
+def parity_ladder(wildcards):
+    """The parity ladder of the program of a variant, or nothing where it is switched off."""
+    variant = owner(wildcards)
+    folder = f"results/programs/{variant.model}/{variant.scheme}/{variant.family}"
+    return f"{folder}/parity.json" if variant.config["parity"]["enabled"] else []
+
+
 def published_program(wildcards):
     """The quantized program that quant.from_program names, or nothing."""
     return owner(wildcards).config["quant"]["from_program"] or []

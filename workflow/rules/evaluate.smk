@@ -86,6 +86,7 @@ rule metrics:
         float=of_variant("results/train/{model}/evaluation/{window}.json"),
         program=program_evaluation,
         variant=host_evaluation,
+        parity=parity_ladder,
     output:
         report(
             "results/variants/{model}/{scheme}/{target}/metrics.json",
@@ -104,4 +105,4 @@ rule metrics:
     shell:
         "python -m earshot.stages.metrics variant={wildcards.model:q}/{wildcards.scheme:q}/{wildcards.target:q} corpus_id={params.corpus:q}"
         " choices={params.choices:q} config={params.config:q} lower_json={input.lower:q} float_json={input.float:q}"
-        " program_json={input.program:q} variant_json={input.variant:q} out={output:q} 2>&1 | tee {log:q}"
+        " program_json={input.program:q} variant_json={input.variant:q} parity_json={input.parity:q} out={output:q} 2>&1 | tee {log:q}"

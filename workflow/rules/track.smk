@@ -41,6 +41,12 @@ rule report:
             category="SRAM",
             caption="../report/sram.rst",
         ),
+        parity=report(
+            directory("results/report/parity"),
+            patterns=["{model}/{scheme}/{target}.svg"],
+            category="Parity",
+            caption="../report/parity.rst",
+        ),
         operators=report("results/report/operators.csv", category="Summary", caption="../report/operators.rst"),
         pareto="results/report/pareto.html",  # interactive, too large for Snakemake's report: MLflow shows it
     log:

@@ -16,7 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from earshot.config.data import Corpus, Features, LibriSpeech, Synth, Tokenizer
 from earshot.config.fields import SAMPLE_RATE_HZ
 from earshot.config.models import Imported, Model, NpuForm, Train
-from earshot.config.programs import Calib, Decode, Evaluation, Part, Precision, Quant, Target, Tracking, Window, check_left_context
+from earshot.config.programs import Calib, Decode, Evaluation, Parity, Part, Precision, Quant, Target, Tracking, Window, check_left_context
 from earshot.config.stages import (
     STAGES,
     CorpusStage,
@@ -25,6 +25,7 @@ from earshot.config.stages import (
     ImportCheckpointStage,
     LowerStage,
     MetricsStage,
+    ParityStage,
     Pipeline,
     QuantizeStage,
     ReportStage,
@@ -56,6 +57,8 @@ __all__ = [
     "MetricsStage",
     "Model",
     "NpuForm",
+    "Parity",
+    "ParityStage",
     "Part",
     "Pipeline",
     "Precision",

@@ -154,6 +154,17 @@ class Evaluation(Checked):
 
 
 @dataclass
+class Parity(Checked):
+    """The parity ladder: what each form of a model loses, from the float model to what the device runs."""
+
+    enabled: bool = True
+    utterances: int = bounded(16, ge=1)  # of the dev split, or all that it has
+    traced: int = bounded(2, ge=1)  # of these, those whose tensors are compared along the depth of the network
+    departs_db: float = bounded(1.0, gt=0.0)  # the integer graph departs where it lies so far below the quantized program
+    seed: int = bounded(0, ge=0)  # of the choice of utterances
+
+
+@dataclass
 class Tracking(Checked):
     """MLflow as a sink: where it is, and what is kept there beside the figures."""
 

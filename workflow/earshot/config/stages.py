@@ -10,7 +10,7 @@ from omegaconf import MISSING
 from earshot.config.data import Features, Tokenizer
 from earshot.config.fields import Checked, one_of
 from earshot.config.models import Imported, Model, NpuForm, Train
-from earshot.config.programs import Calib, Decode, Evaluation, Quant, Target, Tracking, Window
+from earshot.config.programs import Calib, Decode, Evaluation, Parity, Quant, Target, Tracking, Window
 
 
 @dataclass
@@ -90,6 +90,21 @@ class EvaluateStage(Checked):
 
 
 @dataclass
+class ParityStage(Checked):
+    parity: Parity = field(default_factory=Parity)
+    window: Window = field(default_factory=Window)
+    model_dir: str = MISSING
+    program_dir: str = MISSING  # with the integer graph, where the program is for an NPU
+    variant_dir: str | None = None  # of the host, with the .pte that was made of the program
+    corpus_dir: str = MISSING
+    split: str = one_of("dev", "train", "dev", "test")
+    float_json: str | None = None  # evaluations: the word error rates beside the figures of this stage
+    program_json: str | None = None
+    variant_json: str | None = None
+    out: str = MISSING  # parity.json, with parity.csv and parity.svg beside it
+
+
+@dataclass
 class MetricsStage(Checked):
     """One metrics.json of a variant out of its evaluations and its lowering.
 
@@ -105,6 +120,7 @@ class MetricsStage(Checked):
     float_json: str | None = None
     program_json: str | None = None
     variant_json: str | None = None  # of a variant of the host; those of an NPU are evaluated with their program, as its integer graph
+    parity_json: str | None = None
     out: str = MISSING
 
 
@@ -159,6 +175,7 @@ class Pipeline(Checked):
     target: Target = field(default_factory=Target)
     decode: Decode = field(default_factory=Decode)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    parity: Parity = field(default_factory=Parity)
     tracking: Tracking = field(default_factory=Tracking)
     sweep: list[str] = field(default_factory=list)  # each in Hydra's multirun grammar; a variant for each point
 
@@ -173,6 +190,7 @@ STAGES = {
     "tosa": TosaStage,
     "lower": LowerStage,
     "evaluate": EvaluateStage,
+    "parity": ParityStage,
     "metrics": MetricsStage,
     "track": TrackStage,
     "report": ReportStage,

@@ -32,6 +32,7 @@ def main(cfg: MetricsStage) -> None:
         evaluations,
         choices=_mapping(cfg.choices, "choices"),
         config=config,
+        ladder=read_json(cfg.parity_json) if cfg.parity_json else None,
     )
     variant_metrics.validate({"schema_version": SCHEMA_VERSION, **content}, cfg.out)
     write_json(cfg.out, content)

@@ -21,6 +21,19 @@ def copy_pictures(pictures: dict[str, Path], out: Path) -> None:
             shutil.copyfile(path, copied)
 
 
+def find_pictures(metrics: list[dict], folders: dict[str, Path]) -> dict[str, dict[str, Path]]:
+    """The pictures that there are, by name and variant; of variants that share their program's, one has it."""
+    found: dict[str, dict[str, Path]] = {name: {} for name in report_html.PICTURES}
+    for one in metrics:
+        variant = one["variant"]
+        of_program = variant_metrics.program_dir(one, folders[variant])
+        for name, of_name in found.items():
+            path = next((path for folder in (folders[variant], of_program) if (path := folder / f"{name}.svg").is_file()), None)
+            if path and path not in of_name.values():
+                of_name[variant] = path
+    return found
+
+
 @stage("report")
 def main(cfg: ReportStage) -> None:
     paths = variant_metrics.expand(cfg.variants)
@@ -30,10 +43,7 @@ def main(cfg: ReportStage) -> None:
     table = report.rows(metrics)
     folders = {one["variant"]: path.parent for one, path in zip(metrics, paths, strict=True)}
     details = {one["variant"]: report_details.read(one, folders[one["variant"]]) for one in metrics}
-    drawn = {
-        name: {variant: path for variant, folder in folders.items() if (path := folder / f"{name}.svg").is_file()}
-        for name in report_html.PICTURES
-    }
+    drawn = find_pictures(metrics, folders)
     figures = report_plots.all_plots(table)
     texts = {f"{name}.svg": plot_style.svg(figure, name) for name, figure in figures.items()}
     inline = {name: plot_style.svg(figure, name, background="none") for name, figure in figures.items()}

@@ -4,12 +4,16 @@ import operator
 
 import pytest
 import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import EdgeProgramManager, to_edge, to_edge_transform_and_lower
+from executorch.exir.pass_base import ExportPass, NodeMetadata
 from executorch.exir.program._program import _default_decomposition_table
 from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
 
 from earshot.quantize.decomposing import needed_decompositions
 from earshot.quantize.lookups import indexed_signatures, whole_partitions
+from earshot.quantize.retracing import remembered_results
 
 
 class Network(torch.nn.Module):
@@ -29,7 +33,7 @@ class Network(torch.nn.Module):
 
 def exported(writes: bool = False) -> torch.export.ExportedProgram:
     torch.manual_seed(0)
-    return torch.export.export(Network(writes).eval(), (torch.randn(4, 8),), strict=True)
+    return torch.export.export(Network(writes).eval().requires_grad_(False), (torch.randn(4, 8),), strict=True)
 
 
 class Supported(OperatorSupportBase):
@@ -107,3 +111,59 @@ def test_a_decomposition_that_would_change_nothing_is_not_run():
         assert decomposed is not program and decomposed.run_decompositions(dict(everything)) is decomposed
         writing = exported(writes=True)
         assert writing.run_decompositions({}) is not writing
+
+
+class Doubled(ExportPass):
+    """A pass that writes each SiLU twice, with notes of its own, and fills in constants."""
+
+    def call_operator(self, op, args, kwargs, meta):
+        if "silu" not in str(op) and "sigmoid" not in str(op):
+            return super().call_operator(op, args, kwargs, meta)
+        self.described = self.node_debug_str
+        first = super().call_operator(op, args, kwargs, meta)
+        fresh = NodeMetadata({key: value for key, value in meta.data.items() if key not in ("from_node", "seq_nr")})
+        second = super().call_operator(op, args, kwargs, fresh)
+        product = super().call_operator(torch.ops.aten.mul.Tensor, (first, second), {}, meta)
+        ones = super().call_operator(torch.ops.aten.full.default, ([4, 8], 1.0), {"dtype": torch.float32}, meta)
+        return super().call_operator(torch.ops.aten.add.Tensor, (product, ones), {}, meta)
+
+
+def written(graph_module: torch.fx.GraphModule) -> list:
+    """All that later passes may look at, of each node."""
+
+    def plain(key: str, value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            return value.shape, value.stride(), value.dtype, value.device, value.requires_grad
+        return [source.to_dict() for source in value] if key == "from_node" else str(value)
+
+    return [(node.format_node(), [(key, plain(key, value)) for key, value in node.meta.items()]) for node in graph_module.graph.nodes]
+
+
+@pytest.mark.parametrize("kind", [ExportPass, Doubled])
+def test_what_a_pass_writes_is_the_same_with_results_remembered(kind):
+    graph = to_edge(exported()).exported_program().graph_module
+    plain, quick = kind(), kind()
+    wanted = written(plain(graph).graph_module)
+    with remembered_results():
+        found = written(quick(graph).graph_module)
+        again = written(kind()(graph).graph_module)
+    assert found == wanted == again
+    assert getattr(quick, "described", "") == getattr(plain, "described", "")
+    assert len(wanted) > len(graph.graph.nodes) or kind is ExportPass
+
+
+def test_what_a_delegate_gives_is_told_from_its_graph():
+    def lowered() -> EdgeProgramManager:
+        return to_edge_transform_and_lower(exported(), partitioner=[XnnpackPartitioner()])
+
+    def values(manager: EdgeProgramManager) -> list:
+        graph = ExportPass()(manager.exported_program().graph_module).graph_module.graph
+        return [str(node.meta["val"]) for node in graph.nodes if "executorch_call_delegate" in node.name]
+
+    manager = lowered()
+    wanted, content = values(manager), manager.to_executorch().buffer
+    assert wanted
+    with remembered_results():
+        quick = lowered()
+        assert values(quick) == wanted
+        assert quick.to_executorch().buffer == content

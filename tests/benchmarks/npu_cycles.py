@@ -6,7 +6,8 @@
 WORK keeps what was made; a step whose outputs are there is not done again. Without --model, a synthetic corpus and random weights are made
 there: they cost the cycles of trained ones, but say nothing of words. --parts compiles each part of a block by itself, both ways. --public
 compiles the model as public code writes it, too (public_form.py), which is what Arm's example does. Cycles and memory are Vela's estimates
-for the target; SQNR is that of the integer graph's logits against the float model's, over test utterances.
+for the target; SQNR is that of the integer graph's logits against the float model's, over test utterances; `cpu_s` is what each step took,
+the start of its process included.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 from public_form import public_form
-from steps import composed, corpus_steps, lowered, stage
+from steps import CPU_S, composed, corpus_steps, lowered, stage
 from torch import nn
 
 from earshot import windows
@@ -195,6 +196,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         npu = found["npu"]
         result |= {f"{form}_cycles": npu["cycles"], f"{form}_latency_ms": round(npu["latency_ms"], 2)}
         result |= {f"{form}_sram_kib": npu["sram_kib"], f"{form}_flash_kib": npu["flash_kib"], f"{form}_lowering_s": found["lowering_s"]}
+        result[f"{form}_cpu_s"] = read_json(args.work / form / CPU_S)["cpu_s"]
         result |= {f"{form}_operators_cpu": npu["operators_cpu"], f"{form}_operators": sum(npu["operators_npu"].values())}
         result[f"sqnr_db_{form}"] = sqnr_db(args.work / form, model_dir, corpus, args.sqnr_utterances)
         if args.wer:

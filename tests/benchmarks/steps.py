@@ -4,6 +4,7 @@ a table with its picture."""
 from __future__ import annotations
 
 import csv
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from earshot.config import CONF_DIR, register, typed
-from earshot.files import atomic, read_json
+from earshot.files import atomic, read_json, write_json
+
+CPU_S = "cpu_s.json"
 
 
 def composed(*words: str) -> Any:
@@ -22,9 +25,16 @@ def composed(*words: str) -> Any:
         return typed(compose("pipeline", overrides=["~experiment", "+experiment_name=benchmark", *words]))
 
 
-def stage(name: str, *arguments: str) -> None:
-    """Run a stage as the workflow does; its output goes to stderr."""
+def stage(name: str, *arguments: str) -> float:
+    """Run a stage as the workflow does; its output goes to stderr. Returns the CPU seconds that it took, all of its processes together."""
+    before = _cpu_s()
     subprocess.run([sys.executable, "-m", f"earshot.stages.{name}", *arguments], check=True, stdout=sys.stderr)
+    return round(_cpu_s() - before, 1)
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def corpus_steps(work: Path, minutes: float, vocab_size: int) -> tuple[Path, Path, Path]:
@@ -43,16 +53,19 @@ def corpus_steps(work: Path, minutes: float, vocab_size: int) -> tuple[Path, Pat
 def lowered(folder: Path, target: str, model_dir: Path, corpus: Path, *words: str) -> dict[str, Any]:
     """lower.json of a model for a target, in `folder`/`target`; its program and integer graph are in `folder`. A step that is done is left.
 
-    `words` are for the quantize stage.
+    `words` are for the quantize stage. What each step took is in cpu_s.json beside what it made.
     """
     out = folder / target
+    cpu_s: dict[str, float] = read_json(folder / CPU_S)["cpu_s"] if (folder / CPU_S).exists() else {}
     if not (folder / "quantize.json").exists():
         family = composed(f"target={target}").target.family
-        stage("quantize", *words, f"family={family}", f"model_dir={model_dir}", f"corpus_dir={corpus}", f"out={folder}")
+        inputs = f"model_dir={model_dir}", f"corpus_dir={corpus}"
+        cpu_s["quantize"] = stage("quantize", *words, f"family={family}", *inputs, f"out={folder}")
     if not (folder / "graph.json").exists():
-        stage("tosa", f"program_dir={folder}")
+        cpu_s["tosa"] = stage("tosa", f"program_dir={folder}")
     if not (out / "lower.json").exists():
-        stage("lower", f"target={target}", f"program_dir={folder}", f"out={out}")
+        cpu_s[f"lower {target}"] = stage("lower", f"target={target}", f"program_dir={folder}", f"out={out}")
+    write_json(folder / CPU_S, {"cpu_s": cpu_s})
     return read_json(out / "lower.json")
 
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
@@ -45,19 +51,39 @@ def extremes(graph: IntegerGraph) -> dict[str, tuple[np.ndarray, ...]]:
     return {"the least and then the greatest input": tuple(halves), "random input of the whole range": tuple(spread)}
 
 
-def compare_extremes(graph: IntegerGraph) -> int:
-    """Compare on the extremes and say on how many: those are no judge on which the reference model says that the result is not defined.
+@contextlib.contextmanager
+def extremes_compared(graph: IntegerGraph) -> Iterator[Callable[[], int]]:
+    """Compare on the extremes while the block does something else, as far as there are cores for it. What is given waits for the end and
+    says on how many: those are no judge on which the reference model says that the result is not defined.
+
+    The reference model computes in processes of its own: it takes most of a minute for a large network, and lets no other thread run.
 
     Raises:
         ArtifactError: a result differs.
     """
-    judged = 0
-    for what, integers in extremes(graph).items():
-        wanted = graph.reference(*integers)
-        if wanted is not None:
-            _equal(graph, integers, wanted, what)
-            judged += 1
-    return judged
+    given = extremes(graph)
+    if len(os.sched_getaffinity(0)) < 2:
+        yield lambda: _compared(graph, given, {what: graph.reference(*integers) for what, integers in given.items()})
+        return
+    # Forked, as a new process would import for longer than most graphs take; the forks do nothing but run the reference model.
+    with ProcessPoolExecutor(len(given), multiprocessing.get_context("fork")) as pool:
+        waiting = {what: pool.submit(graph.reference, *integers) for what, integers in given.items()}
+
+        def finished() -> int:
+            try:
+                wanted = {what: one.result() for what, one in waiting.items()}
+            except BrokenProcessPool as error:
+                raise ArtifactError(f"{graph.path}: the process that judged it ended abruptly; give the step more memory") from error
+            return _compared(graph, given, wanted)
+
+        yield finished
+
+
+def _compared(graph: IntegerGraph, given: dict, wanted: dict) -> int:
+    defined = {what: one for what, one in wanted.items() if one is not None}
+    for what, one in defined.items():
+        _equal(graph, given[what], one, what)
+    return len(defined)
 
 
 class Judged:

@@ -3,7 +3,8 @@
 A lowering decomposes a program two or three times, each time by tracing all of it: first with an empty table, to make operators that write
 to their inputs functional; then with the operators that the backend asked to keep left out of the table; then with all of the table, for
 those of the kept that the backend does not take after all. Within `needed_decompositions` a run is left out where its input shows that it
-would change nothing: the first where no operator writes to anything, and the last where no operator of the table is left.
+would change nothing: the first where no operator writes to anything, and the last where no operator of the table is left. The others look
+at each kind of call once, see `dictionary`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
+
+from earshot.quantize.dictionary import decomposed as by_kind
 
 
 def _functional(program: ExportedProgram) -> bool:
@@ -40,7 +43,12 @@ def needed_decompositions() -> Iterator[None]:
             nothing_to_write = not len(decomp_table) and _functional(self)
             if nothing_to_write or (self in decomposed and not any(node.target in decomp_table for node in self.graph.nodes)):
                 return self
-        result = run(self, decomp_table, **options)
+
+        def whole(program: ExportedProgram) -> ExportedProgram:
+            return run(program, decomp_table, **options)
+
+        repeats = decomp_table is not None and not options and _functional(self)
+        result = by_kind(self, whole) if repeats else whole(self)
         decomposed.add(result)
         return result
 

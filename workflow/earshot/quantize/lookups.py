@@ -13,21 +13,23 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.infra import partitioner
 from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner, Partition
 
-# What a signature is made of, and its dictionaries by the list that each is read from.
+# What a signature is made of, and what is read from its lists of specs, by the list.
 _PARTS = (graph_signature.InputSpec, graph_signature.OutputSpec, graph_signature.TensorArgument)
 _DICTIONARIES = {
     "inputs_to_parameters": "input_specs",
     "inputs_to_buffers": "input_specs",
     "inputs_to_lifted_tensor_constants": "input_specs",
+    "non_persistent_buffers": "input_specs",
+    "user_inputs": "input_specs",
     "buffers_to_mutate": "output_specs",
 }
 
 
 @contextlib.contextmanager
 def indexed_signatures() -> Iterator[None]:
-    """Build the dictionaries of a signature once until it changes, not at each look-up: passes ask for each node whether it is a weight.
+    """Sort the specs of a signature once until it changes, not at each look-up: passes ask for each node whether it is a weight.
 
-    A change is seen by the list of specs, compared by identity, and by every assignment to an attribute of a spec or an argument.
+    A change is seen by the list of specs, and by every assignment to an attribute of a spec or an argument.
     """
     changes = 0
 
@@ -42,8 +44,7 @@ def indexed_signatures() -> Iterator[None]:
         def look_up(self: ExportGraphSignature) -> Any:
             nonlocal last
             specs = getattr(self, specs_name)
-            same = last is not None and last[0] is self and last[1] == changes and len(last[2]) == len(specs)
-            if not same or not all(map(operator.is_, last[2], specs)):
+            if last is None or last[0] is not self or last[1] != changes or last[2] != specs:  # compares identities before contents
                 last = self, changes, list(specs), build(self)
             return last[3]
 

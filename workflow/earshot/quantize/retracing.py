@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from executorch.exir.delegate import executorch_call_delegate
 from executorch.exir.dialects.edge._ops import EdgeOpOverload
+from executorch.exir.lowered_backend_module import LoweredBackendModule
 from executorch.exir.pass_base import ProxyValue, _ExportPassBase
 from torch._export.pass_base import _ExportPassBaseDeprecatedDoNotUse
 from torch._export.pass_infra.proxy_value import ProxyValue as TorchProxyValue
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.fx import Proxy
 from torch.fx.immutable_collections import immutable_list
+
+from earshot.quantize.recording import append_call, brisk_walks
 
 # The two bases of passes that retrace, which are written alike, and what their passes hand from operator to operator.
 BASES = (_ExportPassBase, ProxyValue), (_ExportPassBaseDeprecatedDoNotUse, TorchProxyValue)
@@ -31,7 +35,7 @@ IMPURE = (
     torch.Tag.inplace_view,
     torch.Tag.nondeterministic_seeded,
 )
-CONSTANTS = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+CONSTANTS = {int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format}
 
 
 class _Unknown(Exception):
@@ -46,18 +50,45 @@ def _pure(operator: Any) -> bool:
     return overload.namespace in NAMESPACES and not overload._schema.is_mutable and not any(tag in overload.tags for tag in IMPURE)
 
 
-def _key(value: Any) -> Any:
-    """What two arguments are compared by: fake tensors by all that a fake operator looks at, constants by type and value."""
+def _of_tensor(value: FakeTensor) -> Any:
+    """All of a fake tensor that a fake operator looks at."""
+    size = tuple(value.shape)
+    if value.constant is not None or not all(type(n) is int for n in size):  # numbers that count, or sizes that are not known yet
+        raise _Unknown
+    return FakeTensor, size, value.stride(), value.storage_offset(), value.dtype, value.device, value.layout, value.requires_grad
+
+
+def _of_data(value: Any) -> Any:
+    """What two results of operators are compared by: fake tensors by all that an operator looks at, constants by type and value."""
     kind = type(value)
     if kind is FakeTensor:
-        size, stride = tuple(value.shape), value.stride()
-        if value.constant is not None or not all(type(n) is int for n in size):  # numbers that count, or sizes that are not known yet
-            raise _Unknown
-        return FakeTensor, size, stride, value.storage_offset(), value.dtype, value.device, value.layout, value.requires_grad
-    if kind in (list, tuple, immutable_list, torch.Size):
-        return (list, *map(_key, value))
+        return _of_tensor(value)
     if kind in CONSTANTS:
         return kind, value
+    if kind in (list, tuple, immutable_list, torch.Size):
+        return (list, *map(_of_data, value))
+    raise _Unknown
+
+
+def _taken(value: Any) -> tuple[Any, Any, Any]:
+    """An argument that a pass hands on: as the operator takes it, as the node has it, and what two of its kind are compared by.
+
+    Raises:
+        _Unknown: it is none that the memory can compare.
+    """
+    kind = type(value)
+    if kind in VALUES:
+        return value.data, value.proxy.node, _of_data(value.data)
+    if kind in CONSTANTS:
+        return value, value, (kind, value)
+    if kind in (list, tuple, immutable_list):
+        kinds = set(map(type, value))
+        if kinds <= CONSTANTS:  # hundreds of numbers, often
+            plain = tuple(value) if kind is tuple else list(value)
+            return plain, plain, (list, next(iter(kinds)), *value) if len(kinds) == 1 else (list, *((type(one), one) for one in value))
+        parts = [_taken(item) for item in value]
+        made = tuple if kind is tuple else list
+        return made(part[0] for part in parts), made(part[1] for part in parts), (list, *(part[2] for part in parts))
     raise _Unknown
 
 
@@ -68,39 +99,13 @@ class _Memory:
         self._results: dict[Any, Any] = {}
         self._modes: list[Any] = []  # an id stands for its object only while that lives
 
-    def call(self, run: Callable[..., Any], mode: Any, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """`run(operator, args, kwargs)` of an operator without a state, or what it gave the last time."""
-        try:
-            key = (operator, id(mode), _key(args), *((name, _key(value)) for name, value in kwargs.items()))
-        except _Unknown:
-            return run(operator, args, kwargs)
+    def call(self, run: Callable[..., Any], mode: Any, operator: Any, args: Any, kwargs: dict[str, Any], key: Any) -> Any:
+        """`run(operator, args, kwargs)` of an operator without a state, or what it gave the last time for arguments with this key."""
+        key = operator, id(mode), key
         if key not in self._results:
             self._results[key] = run(operator, args, kwargs)
             self._modes.append(mode)
         return self._results[key]
-
-
-def _replaced(value: Any, attribute: str) -> Any:
-    """An argument with its proxy values replaced by their `data` or `proxy`."""
-    kind = type(value)
-    if kind in VALUES:
-        return getattr(value, attribute)
-    if kind in (list, tuple):
-        return kind([_replaced(item, attribute) for item in value])
-    if kind is immutable_list:
-        return [_replaced(item, attribute) for item in value]
-    return {key: _replaced(item, attribute) for key, item in value.items()} if kind is dict else value
-
-
-def _create_direct(create_arg: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """`create_arg` of a tracer, without its questions to a proxy or a constant, of which it makes the node and the constant."""
-
-    def direct(self: Any, argument: Any) -> Any:
-        if type(argument) is Proxy:
-            return argument.node
-        return argument if type(argument) in CONSTANTS else create_arg(self, argument)
-
-    return direct
 
 
 @contextlib.contextmanager
@@ -110,26 +115,63 @@ def remembered_results() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for base, value in BASES:
             stack.enter_context(_looking_up(memory, base, value))
+        stack.enter_context(brisk_walks(_ExportPassBase))
         yield
+
+
+def given_by_delegate(module: LoweredBackendModule, inputs: Sequence[FakeTensor], mode: Any) -> tuple[FakeTensor, ...] | None:
+    """What the operators that a delegate took give for `inputs`, as their graph has it; None where that cannot be told from the graph."""
+    signature, nodes = module.original_module.graph_signature, {node.name: node for node in module.original_module.graph.nodes}
+    taken, given = ([nodes[name].meta.get("val") for name in names] for names in (signature.user_inputs, signature.user_outputs))
+    if signature.buffers_to_mutate or not all(type(value) is FakeTensor and value.fake_mode is mode for value in (*inputs, *taken, *given)):
+        return None
+    try:
+        return tuple(given) if [*map(_of_tensor, inputs)] == [*map(_of_tensor, taken)] else None
+    except _Unknown:
+        return None
+
+
+def _delegate_recorded(caller: Any, record: Callable[..., Any], args: Any, kwargs: Any, meta: Any) -> Any:
+    """The call of a delegate in the next graph, whose operators are not run one by one to learn what they give."""
+    module, *values = args
+    given = given_by_delegate(module, [value.data for value in values if type(value) in VALUES], caller.fake_tensor_mode)
+    if given is None:
+        return record(caller, "call_function", executorch_call_delegate, args, kwargs, meta)
+    interpreter, caller.interpreter = caller.interpreter, SimpleNamespace(call_function=lambda target, args, kwargs: given)
+    try:
+        return record(caller, "call_function", executorch_call_delegate, args, kwargs, meta)
+    finally:
+        caller.interpreter = interpreter
 
 
 @contextlib.contextmanager
 def _looking_up(memory: _Memory, base: type, value: type) -> Iterator[None]:
-    tracer, record, create_arg = base.ExportTracer, base._fx, base.ExportTracer.create_arg
+    record = base._fx
 
     def looked_up(self: Any, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+        if target is executorch_call_delegate:
+            return _delegate_recorded(self, record, args, kwargs, meta)
         if kind != "call_function" or not _pure(target):
             return record(self, kind, target, args, kwargs, meta)
-        run = self.interpreter.call_function
-        result = memory.call(run, self.fake_tensor_mode, target, _replaced(args, "data"), _replaced(kwargs, "data"))
-        name = self.tracer.graph._target_to_str(target.overloadpacket.__name__) if isinstance(target, torch._ops.OpOverload) else None
-        proxy = self.tracer.create_proxy(kind, target, _replaced(args, "proxy"), _replaced(kwargs, "proxy"), name=name)
-        proxy.node.meta.update(meta.data)
-        self.tracer.set_metadata(proxy.node, result)
+        try:
+            data, nodes, key = _taken(tuple(args))
+            named = {name: _taken(one) for name, one in kwargs.items()}
+        except _Unknown:
+            return record(self, kind, target, args, kwargs, meta)
+        key = key, *((name, one[2]) for name, one in named.items())
+        named_data = {name: one[0] for name, one in named.items()}
+        result = memory.call(self.interpreter.call_function, self.fake_tensor_mode, target, data, named_data, key)
+        proxy = append_call(self.tracer, target, nodes, {name: one[1] for name, one in named.items()}, meta.data)
+        if proxy is None:
+            return record(self, kind, target, args, kwargs, meta)
+        if type(result) is FakeTensor:
+            proxy.node.meta["val"], proxy.node.meta["tensor_meta"] = result, None
+        else:
+            self.tracer.set_metadata(proxy.node, result)
         return value(result, proxy)
 
-    base._fx, tracer.create_arg = looked_up, _create_direct(create_arg)
+    base._fx = looked_up
     try:
         yield
     finally:
-        base._fx, tracer.create_arg = record, create_arg
+        base._fx = record

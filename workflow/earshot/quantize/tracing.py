@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import linecache
 import logging
 import typing
 import warnings
@@ -81,10 +82,12 @@ def lean_tracing(compiles: bool = False) -> Iterator[None]:
     - Shapes and types that the TOSA and quantization operators give are remembered as those of PyTorch's own operators are; passes look
       them up.
     - The garbage collector looks through the many live objects less often.
+    - Passes note the line of code that made a node; that the file has not changed on disk since it was read is not looked up each time.
     """
     from earshot.quantize.retracing import remembered_results  # with all of executorch.exir, which reading a program does without
 
-    shortcuts = [_shared_provenance, _remembered_shapes, _rare_collections, remembered_results, needed_decompositions, indexed_signatures]
+    shortcuts = [_shared_provenance, _remembered_shapes, _rare_collections, _unchanged_sources]
+    shortcuts += [remembered_results, needed_decompositions, indexed_signatures]
     with contextlib.ExitStack() as stack:
         for change in (*shortcuts, whole_partitions, *(() if compiles else (_late_code,))):
             stack.enter_context(change())
@@ -156,9 +159,19 @@ def _remembered_shapes() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _unchanged_sources() -> Iterator[None]:
+    check = linecache.checkcache
+    check()
+    linecache.checkcache = lambda filename=None: None
+    try:
+        yield
+    finally:
+        linecache.checkcache = check
+
+
+@contextlib.contextmanager
 def _rare_collections() -> Iterator[None]:
     before = gc.get_threshold()
-    gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
     try:

@@ -44,8 +44,9 @@ def write_graph(lowered: to_tosa.TosaGraph, result: dict, program_dir: Path, fol
     if "cache_input" in result:
         shutil.copyfile(program_dir / FIRST_CACHE, folder / FIRST_CACHE)
     graph = open_graph(folder)
-    golden.write(graph, folder, window_s)
-    result["reference_windows"] = 1 + judge.compare_extremes(graph)
+    with judge.extremes_compared(graph) as compared:
+        golden.write(graph, folder, window_s)
+        result["reference_windows"] = 1 + compared()
 
 
 def cost(started: float) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Quantization-aware training of a tiny model: what comes out, that it helps, that it goes on where it was stopped, what is refused."""
 
+import copy
 import csv
 import itertools
 import json
@@ -49,46 +50,48 @@ def test_the_program_has_weights_of_four_bits_a_scale_for_each_channel_and_says_
     assert all(float(row["dev_loss"]) > 0 and float(row["dev_wer"]) >= 0 for row in rows)
 
 
-class Made:
-    """A training of the tiny model with weights of four bits, its speech and what it is looked at with."""
-
-    def __init__(self, folder, state, **config):
-        settings = {"steps": 60, "batch": 4, "period": 30, "lr": 2e-3, "ema_decay": 0.9} | config
-        quant = Quant(scheme="a8w4_qat", weight_bits=4, qat=Qat(**settings))
-        window = Window(seconds=2.0, overlap_s=0.5)
-        directories = {"model_dir": str(folder / "model"), "corpus_dir": str(folder / "corpus"), "out": str(state)}
-        cfg = QuantizeStage(quant=quant, calib=Calib(utterances=2, observer="minmax"), window=window, **directories)
-        recognizer = checkpoint.load(folder / "model")
-        written = network(cfg, recognizer, FRAMES, None)
-        exported = program.export(written, recognizer.model, (1, FRAMES, 80))
-        state.mkdir(exist_ok=True)
-        self.training, self.averaged = qat_program.training(cfg, recognizer, written, exported, state)
-        layout = windows.layout(FRAMES, window.overlap_s, recognizer.front_end, recognizer.model.grid)
-        self.speech = qat.Speech(calibrate.training_split(folder / "corpus"), recognizer.front_end, FRAMES, 0)
-        self.calibration = list(calibrate.inputs(self.speech.utterances[:2], recognizer.front_end, FRAMES))
-        self.dev = qat.Dev.of(recognizer.model, qat_program.dev_utterances(cfg), layout, recognizer.front_end, recognizer.pieces)
-
-    def rows(self):
-        return self.training.fit(self.speech, self.calibration, self.dev)
+@pytest.fixture(scope="module")
+def made(folder):
+    """The tiny model with weights of four bits, before training: configuration, model, and the two rounded networks."""
+    quant, window = Quant(scheme="a8w4_qat", weight_bits=4, qat=Qat(batch=2)), Window(seconds=2.0, overlap_s=0.5)
+    directories = {"model_dir": str(folder / "model"), "corpus_dir": str(folder / "corpus"), "out": str(folder / "out")}
+    cfg = QuantizeStage(quant=quant, calib=Calib(observer="minmax"), window=window, **directories)
+    recognizer = checkpoint.load(folder / "model")
+    written = network(cfg, recognizer, FRAMES, None)
+    exported = program.export(written, recognizer.model, (1, FRAMES, 80))
+    return cfg, recognizer, *qat_program.graphs(cfg, recognizer, written, exported)
 
 
-def test_the_trained_network_says_more_nearly_what_the_float_one_says(folder, tmp_path):
-    rows = list(Made(folder, tmp_path / "state").rows())
+def training(made, state, **config):
+    """A training of copies of the networks: the rows of its curves as they are made, and the network with the averaged weights."""
+    cfg, recognizer, *graphs = made
+    taught, averaged = (copy.deepcopy(graph) for graph in graphs)
+    front_end = recognizer.front_end
+    speech = qat.Speech(calibrate.training_split(cfg.corpus_dir), front_end, FRAMES, 0)
+    calibration = list(calibrate.inputs(speech.utterances[:2], front_end, FRAMES))
+    layout = windows.layout(FRAMES, cfg.window.overlap_s, front_end, recognizer.model.grid)
+    dev = qat.Dev.of(recognizer.model, qat_program.dev_utterances(cfg)[:3], layout, front_end, recognizer.pieces)
+    state.mkdir(exist_ok=True)
+    return qat.Training(Qat(batch=2, **config), recognizer.model, taught, averaged, state).fit(speech, calibration, dev), averaged
+
+
+def test_the_trained_network_says_more_nearly_what_the_float_one_says(made, tmp_path):
+    rows = list(training(made, tmp_path / "state", steps=60, period=60, lr=2e-3, ema_decay=0.9)[0])
     assert rows[-1]["dev_loss"] < 0.7 * rows[0]["dev_loss"]
 
 
-def test_an_interrupted_training_ends_as_one_in_a_piece(folder, tmp_path):
-    config = {"steps": 6, "period": 2, "batch": 2}
-    whole = Made(folder, tmp_path / "whole", **config)
-    rows = list(whole.rows())
-    cut = Made(folder, tmp_path / "cut", **config)
-    first = list(itertools.islice(cut.rows(), 2))  # stopped at step 2, the state of which is kept
-    resumed = Made(folder, tmp_path / "cut", **config)
-    rest = list(resumed.rows())
+def test_an_interrupted_training_ends_as_one_in_a_piece(made, tmp_path):
+    config = {"steps": 6, "period": 2}
+    rows, whole = training(made, tmp_path / "whole", **config)
+    rows = list(rows)
+    first = list(itertools.islice(training(made, tmp_path / "cut", **config)[0], 2))  # stopped at step 2, the state of which is kept
+    rest, resumed = training(made, tmp_path / "cut", **config)
+    rest = list(rest)
     assert [row["step"] for row in rest] == [4, 6]
     assert [row["dev_loss"] for row in [*first, *rest]] == [row["dev_loss"] for row in rows]
-    made = [fake.convert(one.averaged).state_dict() for one in (whole, resumed)]
-    assert made[0].keys() == made[1].keys() and all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    converted = [fake.convert(graph).state_dict() for graph in (whole, resumed)]
+    assert converted[0].keys() == converted[1].keys()
+    assert all(torch.equal(converted[0][name], converted[1][name]) for name in converted[0])
 
 
 def test_windows_are_parts_of_utterances_in_another_order_each_time(folder):

@@ -43,7 +43,7 @@ class Qat(Checked):
 
     steps: int = bounded(600, ge=1)
     batch: int = bounded(8, ge=1)  # windows in a step
-    lr: float = bounded(5e-4, gt=0.0)
+    lr: float = bounded(2e-4, gt=0.0)
     weight_decay: float = bounded(0.0, ge=0.0)
     warmup: float = bounded(0.05, ge=0.0, lt=1.0)  # part of the steps; then half a cosine to zero
     grad_clip: float = bounded(1.0, gt=0.0)

@@ -117,17 +117,12 @@ def learning_rate(step: int, config: Qat) -> float:
 class Training:
     """Quantization-aware training that can be left after any of its periods and gone on with."""
 
-    def __init__(
-        self, config: Qat, teacher: nn.Module, taught: GraphModule, averaged: GraphModule, fixed: tuple[str, ...], state: Path
-    ) -> None:
-        """`fixed` are the names of modules whose weights are no subject of training."""
+    def __init__(self, config: Qat, teacher: nn.Module, taught: GraphModule, averaged: GraphModule, state: Path) -> None:
+        """`taught` and `averaged` have equal weights; those of `taught` that take gradients are trained."""
         self.config, self.teacher, self.taught, self.averaged, self.state = config, teacher, taught, averaged, state
-        self.weights, self.average = (
-            {name: p for name, p in graph.named_parameters() if not name.startswith(tuple(f"{module}." for module in fixed))}
-            for graph in (taught, averaged)
-        )
-        for parameter in self.weights.values():
-            parameter.requires_grad_(True)
+        self.weights = {name: parameter for name, parameter in taught.named_parameters() if parameter.requires_grad}
+        own = dict(averaged.named_parameters())
+        self.average = {name: own[name] for name in self.weights}
         adamw = {"lr": config.lr, "betas": (0.9, 0.98), "weight_decay": config.weight_decay}
         self.optimizer = torch.optim.AdamW(self.weights.values(), **adamw, foreach=True)
         self.step = 0

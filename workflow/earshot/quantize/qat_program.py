@@ -41,10 +41,11 @@ def trained(
     utterances = calibrate.training_split(cfg.corpus_dir)
     calibrate.check_apart(utterances, cfg.corpus_dir)
     fresh_state(state, fingerprint(cfg))
-    task, averaged = training(cfg, recognizer, written, exported, state)
+    taught, averaged = graphs(cfg, recognizer, written, exported)
     layout = windows.layout(frames, cfg.window.overlap_s, front_end, recognizer.model.grid)
     dev = qat.Dev.of(recognizer.model, dev_utterances(cfg), layout, front_end, recognizer.pieces)
-    for row in task.fit(qat.Speech(utterances, front_end, frames, cfg.quant.qat.seed), calibration, dev):
+    training = qat.Training(cfg.quant.qat, recognizer.model, taught, averaged, state)
+    for row in training.fit(qat.Speech(utterances, front_end, frames, cfg.quant.qat.seed), calibration, dev):
         losses = f"train loss {row['train_loss']:.4f}  dev loss {row['dev_loss']:.4f}"
         print(f"step {row['step']}/{cfg.quant.qat.steps}  {losses}  dev WER {row['dev_wer']:.1%}", flush=True)
     with atomic(Path(cfg.out) / CURVES) as temporary:
@@ -52,10 +53,13 @@ def trained(
     return fake.convert(averaged), {**dataclasses.asdict(cfg.quant.qat), "utterances": len(utterances)}
 
 
-def training(
-    cfg: QuantizeStage, recognizer: checkpoint.Recognizer, written: nn.Module, exported: ExportedProgram, state: Path
-) -> tuple[qat.Training, GraphModule]:
-    """The training of a network, and its program of one window, which will have the averaged weights."""
+def graphs(
+    cfg: QuantizeStage, recognizer: checkpoint.Recognizer, written: nn.Module, exported: ExportedProgram
+) -> tuple[GraphModule, GraphModule]:
+    """The rounded network twice: of batches of windows, which is taught, and of one window, which will have the averaged weights.
+
+    What only computes a norm is no subject of training.
+    """
     front_end = recognizer.front_end
     shape = cfg.quant.qat.batch, windows.frames_of(cfg.window, front_end), front_end.n_mels
     batches = program.export(copy.deepcopy(written), recognizer.model, shape)
@@ -64,8 +68,10 @@ def training(
         for one in (batches, exported)
     )
     fake.keep_gradients_finite(taught)
-    fixed = tuple(name for name, module in written.named_modules() if isinstance(module, Normalise))
-    return qat.Training(cfg.quant.qat, recognizer.model, taught, averaged, fixed, state), averaged
+    fixed = tuple(f"{name}." for name, module in written.named_modules() if isinstance(module, Normalise))
+    for name, parameter in taught.named_parameters():
+        parameter.requires_grad_(not name.startswith(fixed))
+    return taught, averaged
 
 
 def fingerprint(cfg: QuantizeStage) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _observed(spec: QuantizationSpec, calib: Calib, training: bool) -> Quantizat
 
 def _trained(spec: QuantizationSpec) -> QuantizationSpec:
     """The spec of weights that are rounded by their range of the moment, and that learn."""
-    if spec.ch_axis is not None and spec.qscheme == torch.per_channel_symmetric:
+    if spec.qscheme == torch.per_channel_symmetric:
         observer = MovingAveragePerChannelMinMaxObserver.with_args(ch_axis=spec.ch_axis)
     else:
         observer = MovingAverageMinMaxObserver

@@ -107,6 +107,9 @@ class Calib(Checked):
     # range that leaves out what lies beyond `percentile` on both sides.
     observer: str = one_of("histogram", "histogram", "minmax", "average", "percentile")
     percentile: float = bounded(99.99, gt=50.0, le=100.0)
+    # Each weight is rounded to its nearest value; or what one weight of an output loses is made up for by the others, for the inputs that
+    # calibration sees (GPTQ).
+    weights: str = one_of("nearest", "nearest", "compensated")
     seed: int = bounded(0, ge=0)
 
 

@@ -62,7 +62,7 @@ def graphs(
     """
     front_end = recognizer.front_end
     shape = cfg.quant.qat.batch, windows.frames_of(cfg.window, front_end), front_end.n_mels
-    batches = program.export(copy.deepcopy(written), recognizer.model, shape)
+    batches = program.export(copy.deepcopy(written), written, shape)
     taught, averaged = (
         fake.prepare(one, schemes.quantizer(cfg.quant, cfg.calib, cfg.family, one.graph_module, training=True))
         for one in (batches, exported)

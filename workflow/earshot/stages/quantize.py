@@ -19,7 +19,7 @@ from earshot.files import sha256, write_json
 from earshot.model import checkpoint
 from earshot.model.npu import to_npu
 from earshot.model.streaming import Streaming, StreamingConformer, silence_cache
-from earshot.quantize import calibrate, program, qat_program, schemes
+from earshot.quantize import calibrate, program, qat_program, schemes, weights
 from earshot.stages import stage
 
 SHORTEST_WINDOW_S = 0.5  # no word is shorter together with the frames that the network looks at around it
@@ -99,6 +99,10 @@ def main(cfg: QuantizeStage) -> None:
                 if left
                 else calibrate.inputs(bar, recognizer.front_end, frames)
             )
+            if cfg.calib.weights == "compensated":
+                inputs = list(inputs)
+                weights.round_weights(written, cfg.quant, inputs)
+                program.update(exported, written)
             if cfg.quant.qat:
                 converted, training = qat_program.trained(cfg, recognizer, written, exported, list(inputs))
             else:

@@ -79,7 +79,7 @@ def clip(network: nn.Module, case: Case) -> None:
 
 @torch.no_grad()
 def correct_biases(network: nn.Module, case: Case) -> None:
-    """Let biases make up for what rounding takes from the mean of each output (Nagel et al., section 4.2): over the speech of calibration."""
+    """Let biases make up for what rounding takes from the mean of each output (Nagel et al., section 4.2), over calibration."""
     most = 2 ** (case.quant.weight_bits - 1) - 1
     lost: dict[nn.Conv2d, list[torch.Tensor]] = {}
 

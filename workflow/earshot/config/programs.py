@@ -41,15 +41,15 @@ class Part(Precision):
 class Qat(Checked):
     """Quantization-aware training: the rounded network learns, from speech without its words, to say what the float network says."""
 
-    steps: int = bounded(600, ge=1)
+    steps: int = bounded(200, ge=1)
     batch: int = bounded(8, ge=1)  # windows in a step
-    lr: float = bounded(2e-4, gt=0.0)
+    lr: float = bounded(1e-4, gt=0.0)
     weight_decay: float = bounded(0.0, ge=0.0)
     warmup: float = bounded(0.05, ge=0.0, lt=1.0)  # part of the steps; then half a cosine to zero
     grad_clip: float = bounded(1.0, gt=0.0)
     temperature: float = bounded(1.0, gt=0.0)  # of the posteriors that are compared
-    ema_decay: float = bounded(0.99, ge=0.0, lt=1.0)  # the weights that are kept are an exponential moving average over the steps
-    period: int = bounded(100, ge=1)  # steps from one look at the dev split to the next; an interrupted training goes on after the last one
+    ema_decay: float = bounded(0.98, ge=0.0, lt=1.0)  # the weights that are kept are an exponential moving average over the steps
+    period: int = bounded(50, ge=1)  # steps from one look at the dev split to the next; an interrupted training goes on after the last one
     freeze_after: float = bounded(0.5, ge=0.0, le=1.0)  # ranges of activations are found anew in each period that begins before this part
     dev_utterances: int = bounded(64, ge=1)
     seed: int = bounded(0, ge=0)

@@ -24,7 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from earshot.config import CONF_DIR, Imported, NpuForm, Pipeline, check_left_context, register, typed
+from earshot.config import CONF_DIR, Imported, NpuForm, Pipeline, check_left_context, check_qat, register, typed
 from earshot.errors import ConfigError
 
 GROUPS = (
@@ -177,6 +177,7 @@ def _variant(overrides: list[str]) -> Variant:
         possible = ", ".join(targets_of(config.quant.families))
         raise ConfigError(f"quant={choices['quant']} cannot be lowered to target={choices['target']}; targets that can take it: {possible}")
     check_left_context(config.window, config.model, config.quant, config.target.family)
+    check_qat(config.window, config.model, config.quant, config.target.family)
     resolved = OmegaConf.to_container(cfg, resolve=True)
     chosen = _as_chosen(tuple(choices.items()))
     differences = {group: _difference(chosen[group], resolved[group]) for group in GROUPS}

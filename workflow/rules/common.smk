@@ -140,6 +140,11 @@ def published_program(wildcards):
     return owner(wildcards).config["quant"]["from_program"] or []
 
 
+def is_trained_quantized(wildcards):
+    """Whether the program is made by quantization-aware training."""
+    return owner(wildcards).config["quant"]["qat"] is not None
+
+
 def gpus(wildcards):
     """GPUs of the training: none where it is to run on the CPU or takes what there is."""
     train = owner(wildcards).config["train"]

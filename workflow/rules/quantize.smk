@@ -1,3 +1,4 @@
+# What quantization-aware training resumes from lies in state/, which is no declared output; nor is qat.csv, its curves.
 rule quantize:
     input:
         weights="results/train/{model}/model.safetensors",
@@ -14,8 +15,9 @@ rule quantize:
         "results/benchmarks/quantize/{model}/{scheme}/{family}.tsv"
     conda:
         "../../envs/python.yaml"
+    threads: lambda wildcards: (workflow.cores or 2) if is_trained_quantized(wildcards) else 1
     resources:
-        mem_mb=4000,
+        mem_mb=lambda wildcards: 6000 if is_trained_quantized(wildcards) else 4000,
     params:
         arguments=arguments("quant", "calib", "window", "form"),
         settings=settings("quant", "calib", "window", "form"),

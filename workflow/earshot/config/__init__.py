@@ -16,7 +16,21 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from earshot.config.data import Corpus, Features, LibriSpeech, Synth, Tokenizer
 from earshot.config.fields import SAMPLE_RATE_HZ
 from earshot.config.models import Imported, Model, NpuForm, Train
-from earshot.config.programs import Calib, Decode, Evaluation, Parity, Part, Precision, Quant, Target, Tracking, Window, check_left_context
+from earshot.config.programs import (
+    Calib,
+    Decode,
+    Evaluation,
+    Parity,
+    Part,
+    Precision,
+    Qat,
+    Quant,
+    Target,
+    Tracking,
+    Window,
+    check_left_context,
+    check_qat,
+)
 from earshot.config.stages import (
     STAGES,
     CorpusStage,
@@ -62,6 +76,7 @@ __all__ = [
     "Part",
     "Pipeline",
     "Precision",
+    "Qat",
     "Quant",
     "QuantizeStage",
     "ReportStage",
@@ -78,6 +93,7 @@ __all__ = [
     "VerdictStage",
     "Window",
     "check_left_context",
+    "check_qat",
     "register",
     "typed",
 ]

@@ -38,6 +38,24 @@ class Part(Precision):
 
 
 @dataclass
+class Qat(Checked):
+    """Quantization-aware training: the rounded network learns, from speech without its words, to say what the float network says."""
+
+    steps: int = bounded(200, ge=1)
+    batch: int = bounded(8, ge=1)  # windows in a step
+    lr: float = bounded(1e-4, gt=0.0)
+    weight_decay: float = bounded(0.0, ge=0.0)
+    warmup: float = bounded(0.05, ge=0.0, lt=1.0)  # part of the steps; then half a cosine to zero
+    grad_clip: float = bounded(1.0, gt=0.0)
+    temperature: float = bounded(1.0, gt=0.0)  # of the posteriors that are compared
+    ema_decay: float = bounded(0.98, ge=0.0, lt=1.0)  # the weights that are kept are an exponential moving average over the steps
+    period: int = bounded(50, ge=1)  # steps from one look at the dev split to the next; an interrupted training goes on after the last one
+    freeze_after: float = bounded(0.5, ge=0.0, le=1.0)  # ranges of activations are found anew in each period that begins before this part
+    dev_utterances: int = bounded(64, ge=1)
+    seed: int = bounded(0, ge=0)
+
+
+@dataclass
 class Quant(Precision):
     """A scheme: the precision of the network, and of parts of it. `families` names the targets' families that can take the scheme."""
 
@@ -47,6 +65,7 @@ class Quant(Precision):
     uint8_io: bool = False  # features go in and logits come out as numbers of 0 to 255; all between stays int8
     families: list[str] = field(default_factory=lambda: ["u85", "u55", "host"])
     from_program: str | None = None  # a quantized .pt2 to start from: no calibration is done
+    qat: Qat | None = None  # null: the weights stay as they were trained
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,6 +107,9 @@ class Calib(Checked):
     # range that leaves out what lies beyond `percentile` on both sides.
     observer: str = one_of("histogram", "histogram", "minmax", "average", "percentile")
     percentile: float = bounded(99.99, gt=50.0, le=100.0)
+    # Each weight is rounded to its nearest value; or what one weight of an output loses is made up for by the others, for the inputs that
+    # calibration sees (GPTQ).
+    weights: str = one_of("nearest", "nearest", "compensated")
     seed: int = bounded(0, ge=0)
 
 
@@ -120,6 +142,27 @@ def check_left_context(window: Window, form: NpuForm, quant: Quant, family: str)
             f"window.left_context_s={window.left_context_s:g}: a program with a cache is of the NPU form, but quant={quant.scheme} "
             f"for family {family} with model.npu_form={str(form.npu_form).lower()} is not; "
             "take activations of 8 bits, an NPU and model.npu_form=true, or set left_context_s to 0"
+        )
+
+
+def check_qat(window: Window, form: NpuForm, quant: Quant, family: str) -> None:
+    """Refuse quantization-aware training where it is not possible.
+
+    Raises:
+        ConfigError: the program is not to be of the NPU form, or takes a cache.
+    """
+    if quant.qat is None:
+        return
+    if not (form.npu_form and quant.takes_npu_form(family)):
+        raise ConfigError(
+            f"quant={quant.scheme}: quantization-aware training is of the NPU form, but family {family} with activations of "
+            f"{quant.activation_bits} bits and model.npu_form={str(form.npu_form).lower()} takes the plain one; "
+            "take activations of 8 bits, an NPU and model.npu_form=true, or set quant.qat=null"
+        )
+    if window.left_context_s:
+        raise ConfigError(
+            f"window.left_context_s={window.left_context_s:g}: quantization-aware training knows no cache of left context; "
+            "set it to 0, or quant.qat=null"
         )
 
 

@@ -21,7 +21,7 @@ from earshot.errors import DataError
 from earshot.features import FrontEnd
 from earshot.model.streaming import StreamingConformer
 
-HELD_OUT = ("dev", "test")
+MANIFEST, HELD_OUT = "train.cuts.jsonl.gz", ("dev", "test")
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 SILENCE = 1e-4  # of full scale: what 16 bits hold as noise of a few units
 
@@ -45,13 +45,19 @@ def choose(corpus_dir: str | Path, calib: Calib) -> list[Utterance]:
         ArtifactError: a manifest is absent or damaged.
         DataError: the split has too few; or a chosen utterance, or its audio, also stands in the dev or test split.
     """
-    corpus_dir = Path(corpus_dir)
-    manifest = corpus_dir / "train.cuts.jsonl.gz"
-    train = sorted((_utterance(cut) for cut in load_cuts(manifest)), key=lambda utterance: utterance.id)
-    chosen = _take(SAMPLING[calib.sampling](train, random.Random(calib.seed)), calib, manifest)
-    for split in HELD_OUT:
-        _check_apart(chosen, corpus_dir / f"{split}.cuts.jsonl.gz")
+    train = training_split(corpus_dir)
+    chosen = _take(SAMPLING[calib.sampling](train, random.Random(calib.seed)), calib, Path(corpus_dir, MANIFEST))
+    check_apart(chosen, corpus_dir)
     return chosen
+
+
+def training_split(corpus_dir: str | Path) -> list[Utterance]:
+    """All utterances of the training split, by id.
+
+    Raises:
+        ArtifactError: its manifest is absent or damaged.
+    """
+    return sorted((_utterance(cut) for cut in load_cuts(Path(corpus_dir, MANIFEST))), key=lambda utterance: utterance.id)
 
 
 def _at_random(train: list[Utterance], rng: random.Random) -> list[Utterance]:
@@ -98,15 +104,20 @@ def _take(ordered: list[Utterance], calib: Calib, manifest: Path) -> list[Uttera
     return [utterance for utterance, seconds in zip(ordered, before, strict=False) if seconds < calib.seconds]
 
 
-def _check_apart(chosen: list[Utterance], manifest: Path) -> None:
+def check_apart(chosen: list[Utterance], corpus_dir: str | Path) -> None:
+    """
+    Raises:
+        DataError: an utterance, or its audio, also stands in the dev or test split.
+    """
     ids, paths = {utterance.id for utterance in chosen}, {os.path.realpath(utterance.path) for utterance in chosen}
-    for cut in load_cuts(manifest):
-        held_out = _utterance(cut)
-        if held_out.id in ids or os.path.realpath(held_out.path) in paths:
-            raise DataError(
-                f"{manifest}: utterance {held_out.id} ({held_out.path}) was chosen from the training split for calibration; "
-                "what is measured on must not be calibrated on: remove it from one of the two splits"
-            )
+    for manifest in (Path(corpus_dir, f"{split}.cuts.jsonl.gz") for split in HELD_OUT):
+        for cut in load_cuts(manifest):
+            held_out = _utterance(cut)
+            if held_out.id in ids or os.path.realpath(held_out.path) in paths:
+                raise DataError(
+                    f"{manifest}: utterance {held_out.id} ({held_out.path}) was chosen from the training split for calibration; "
+                    "what is measured on must not be calibrated on: remove it from one of the two splits"
+                )
 
 
 def window_features(audio_path: str | Path, front_end: FrontEnd, window_frames: int) -> torch.Tensor:

@@ -69,6 +69,14 @@ def export(network: nn.Module, model: nn.Module, *shapes: Shape, dtype: torch.dt
     return exported
 
 
+@torch.no_grad()
+def update(exported: ExportedProgram, network: nn.Module) -> None:
+    """Put the weights of `network` into its float program."""
+    own = network.state_dict()
+    for name, weight in exported.state_dict.items():
+        weight.copy_(own[name])
+
+
 def quantize(exported: ExportedProgram, quantizer: Quantizer, inputs: Iterable[tuple[torch.Tensor, ...]]) -> torch.fx.GraphModule:
     """The converted program: observers are placed, run over `inputs` of windows, and replaced by quantized nodes."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e  # which who runs a program does without

@@ -11,11 +11,18 @@ from executorch.backends.arm.quantizer import EthosUQuantizer, get_symmetric_a16
 from executorch.backends.arm.quantizer import get_symmetric_quantization_config as arm_int8
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config as xnnpack_int8
-from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
+from torchao.quantization.pt2e import (
+    FakeQuantize,
+    HistogramObserver,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+)
 from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
 from earshot.config import Calib, Precision, Quant
 from earshot.errors import ConfigError
+from earshot.quantize.fake import FakeActivation
 from earshot.quantize.module_paths import name as _name
 from earshot.quantize.module_paths import paths as _paths
 from earshot.quantize.observers import PercentileObserver, resolved
@@ -58,29 +65,45 @@ def check(quant: Quant, family: str) -> None:
         )
 
 
-def _observed(spec: QuantizationSpec, calib: Calib) -> QuantizationSpec:
+def _observed(spec: QuantizationSpec, calib: Calib, training: bool) -> QuantizationSpec:
     """The spec of an activation with the observer that `calib` asks for, everything else as the backend has it."""
-    observer, settings = {
+    kind, settings = {
         "histogram": (HistogramObserver, {}),
         "minmax": (MinMaxObserver, {}),
         "average": (MovingAverageMinMaxObserver, {"averaging_constant": AVERAGING}),
         "percentile": (PercentileObserver, {"percentile": calib.percentile}),
     }[calib.observer]
-    smallest_scale = spec.observer_or_fake_quant_ctr.p.keywords["eps"]
-    return dataclasses.replace(spec, observer_or_fake_quant_ctr=observer.with_args(eps=smallest_scale, **settings))
+    observer = kind.with_args(eps=_smallest_scale(spec), **settings)
+    return dataclasses.replace(spec, observer_or_fake_quant_ctr=FakeActivation.with_args(observer=observer) if training else observer)
 
 
-def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.GraphModule) -> Quantizer:
+def _trained(spec: QuantizationSpec) -> QuantizationSpec:
+    """The spec of weights that are rounded by their range of the moment, and that learn."""
+    if spec.qscheme == torch.per_channel_symmetric:
+        observer = MovingAveragePerChannelMinMaxObserver.with_args(ch_axis=spec.ch_axis)
+    else:
+        observer = MovingAverageMinMaxObserver
+    settings = {"averaging_constant": 1.0, "eps": _smallest_scale(spec)}  # the newest range alone
+    return dataclasses.replace(spec, observer_or_fake_quant_ctr=FakeQuantize.with_args(observer=observer, **settings))
+
+
+def _smallest_scale(spec: QuantizationSpec) -> float:
+    return spec.observer_or_fake_quant_ctr.p.keywords["eps"]
+
+
+def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.GraphModule, training: bool = False) -> Quantizer:
     """The quantizer of `family` set to the scheme `quant` for an exported network, activations observed as `calib` says.
+
+    `training`: for `fake.prepare`, weights are rounded by their range of the moment.
 
     Raises:
         ConfigError: no module of the network has a name that a part of the scheme asks for.
     """
     made = XNNPACKQuantizer() if family == "host" else EthosUQuantizer(EthosUCompileSpec(**_REPRESENTATIVES[family]))
-    made.set_global(_backend_config(quant, calib, family))
+    made.set_global(_backend_config(quant, calib, family, training))
     if quant.uint8_io:
         config = get_uint8_io_quantization_config()
-        boundary = _observed(config.input_activation, calib)
+        boundary = _observed(config.input_activation, calib, training)
         made.set_io(dataclasses.replace(config, input_activation=boundary, output_activation=boundary))
     left, parts = module_names(graph_module), []
     for part in quant.parts:
@@ -88,7 +111,7 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
         if not chosen:
             known = ", ".join(by_module(graph_module))
             raise ConfigError(f"quant.parts: {part.modules}: no module has such a name, or an earlier part has it; layers are {known}")
-        config = _backend_config(part, calib, family) if part.quantize else None
+        config = _backend_config(part, calib, family, training) if part.quantize else None
         parts += [(left.pop(name), config) for name in chosen]
     if family == "host":
         floats = {name for name, config in parts if config is None}
@@ -100,7 +123,7 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
     return made
 
 
-def _backend_config(precision: Precision, calib: Calib, family: str):
+def _backend_config(precision: Precision, calib: Calib, family: str, training: bool):
     """A precision as the quantizer of `family` wants it said."""
     weight_max = 2 ** (precision.weight_bits - 1) - 1
     if family == "host":
@@ -113,9 +136,11 @@ def _backend_config(precision: Precision, calib: Calib, family: str):
         config = dataclasses.replace(config, weight=weight)
     else:
         config = arm_int8(is_per_channel=precision.per_channel, weight_qmin=-weight_max, weight_qmax=weight_max)
-    activation = _observed(config.input_activation, calib)
+    activation = _observed(config.input_activation, calib, training)
     if precision.activation_bits == 16:
         activation = resolved(activation)
+    if training:
+        config = dataclasses.replace(config, weight=_trained(config.weight))
     return dataclasses.replace(config, input_activation=activation, output_activation=activation)
 
 

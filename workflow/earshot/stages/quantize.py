@@ -12,14 +12,14 @@ from torch import nn
 from tqdm import tqdm
 
 from earshot import left_context, windows
-from earshot.config import SAMPLE_RATE_HZ, QuantizeStage, Window, check_left_context
+from earshot.config import SAMPLE_RATE_HZ, QuantizeStage, Window, check_left_context, check_qat
 from earshot.errors import ArtifactError, ConfigError
 from earshot.features import FrontEnd
 from earshot.files import sha256, write_json
 from earshot.model import checkpoint
 from earshot.model.npu import to_npu
 from earshot.model.streaming import Streaming, StreamingConformer, silence_cache
-from earshot.quantize import calibrate, program, schemes
+from earshot.quantize import calibrate, program, qat_program, schemes, weights
 from earshot.stages import stage
 
 SHORTEST_WINDOW_S = 0.5  # no word is shorter together with the frames that the network looks at around it
@@ -78,10 +78,11 @@ def main(cfg: QuantizeStage) -> None:
     schemes.check(cfg.quant, cfg.family)
     recognizer = checkpoint.load(cfg.model_dir)
     check_left_context(cfg.window, cfg.form, cfg.quant, cfg.family)
+    check_qat(cfg.window, cfg.form, cfg.quant, cfg.family)
     frames, n_mels = window_frames(cfg.window, recognizer.front_end), recognizer.front_end.n_mels
     left = LeftContext(cfg, recognizer, frames) if cfg.window.left_context_s else None
     shapes = [(1, frames, n_mels), *([tuple(left.first_cache.shape)] if left else [])]
-    calibration = None
+    calibration = training = None
     if cfg.quant.from_program:
         exported = from_published(cfg, recognizer, frames)
         modules = schemes.by_module(exported.graph_module)
@@ -92,14 +93,21 @@ def main(cfg: QuantizeStage) -> None:
         exported = program.export(written, left.form if left else recognizer.model, *shapes, dtype=float_type)
         modules = schemes.by_module(exported.graph_module)
         if cfg.quant.quantize:
-            quantizer = schemes.quantizer(cfg.quant, cfg.calib, cfg.family, exported.graph_module)
             bar = tqdm(chosen, desc="calibration", unit="utterance", disable=None)
             inputs = (
                 calibrate.inputs_with_cache(bar, recognizer.front_end, left.layout, left.form, left.first_cache)
                 if left
                 else calibrate.inputs(bar, recognizer.front_end, frames)
             )
-            converted = program.quantize(exported, quantizer, inputs)
+            if cfg.calib.weights == "compensated":
+                inputs = list(inputs)
+                weights.round_weights(written, cfg.quant, inputs)
+                program.update(exported, written)
+            if cfg.quant.qat:
+                converted, training = qat_program.trained(cfg, recognizer, written, exported, list(inputs))
+            else:
+                quantizer = schemes.quantizer(cfg.quant, cfg.calib, cfg.family, exported.graph_module)
+                converted = program.quantize(exported, quantizer, inputs)
             modules = schemes.by_module(converted)
             exported = program.reexport(converted, *shapes)
         if chosen:
@@ -134,6 +142,7 @@ def main(cfg: QuantizeStage) -> None:
             "model_sha256": checkpoint.model_digest(cfg.model_dir),
             "program_sha256": sha256(out / program.PROGRAM),
             "calibration": calibration,
+            "training": training,
             "modules": modules,
             "seconds": round(time.monotonic() - started, 1),
         },

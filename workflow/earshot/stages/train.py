@@ -17,24 +17,13 @@ from earshot.corpus.manifest import load_cuts
 from earshot.data import Utterances
 from earshot.errors import ArtifactError, ConfigError, DataError
 from earshot.features import FrontEnd
-from earshot.files import read_json, sha256, write_json
+from earshot.files import sha256, write_json
 from earshot.live_run import LiveRun
 from earshot.model import Conformer, checkpoint
+from earshot.resuming import fresh_state
 from earshot.stages import stage
 from earshot.tokenizer import Tokenizer, read_pieces
 from earshot.train import CtcTraining, fit, read_curves
-
-
-def fresh_state(state: Path, fingerprint: dict) -> None:
-    """Make sure that `state` belongs to this very training; the state of another one is put aside, not gone on with."""
-    record = state / "training.json"
-    if state.exists() and (not record.exists() or read_json(record)["fingerprint"] != fingerprint):
-        aside = state.with_name("state.previous")
-        shutil.rmtree(aside, ignore_errors=True)
-        state.rename(aside)
-        print(f"{state}: of other data or settings; moved to {aside}, training starts anew", flush=True)
-    state.mkdir(parents=True, exist_ok=True)
-    write_json(record, {"fingerprint": fingerprint})
 
 
 def start_weights(model: Conformer, model_dir: Path, pieces: list[str]) -> None:

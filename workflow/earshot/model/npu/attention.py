@@ -42,7 +42,7 @@ def shift_two(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, 
     the rows of the second head begin T elements earlier still, hence a row further down in the columns 0 ... T - 1.
     """
     t = first.shape[-1]
-    rows = torch.cat([first, second], dim=3).permute(0, 2, 3, 1).reshape(1, 2 * t + 1, 2 * t)
+    rows = torch.cat([first, second], dim=3).permute(0, 2, 3, 1).reshape(first.shape[0], 2 * t + 1, 2 * t)
     return rows[:, :t, t:], rows[:, t + 1 :, :t]
 
 
@@ -65,7 +65,7 @@ def shift_to_keys(scores: torch.Tensor) -> torch.Tensor:
 def shift_one(scores: torch.Tensor) -> torch.Tensor:
     """Scores by frame [1, T + 1, 1, T], column 0 of no frame, to what `relative_shift` makes of absolute positions, [1, T, T]."""
     t = scores.shape[-1]
-    return scores.permute(0, 2, 3, 1).reshape(1, t + 1, t)[:, 1:]
+    return scores.permute(0, 2, 3, 1).reshape(scores.shape[0], t + 1, t)[:, 1:]
 
 
 WEIGHTS = {shift_two: by_distance, shift_to_keys: by_distance_of_one, shift_one: by_frame}  # of the positions, for each shift

@@ -139,7 +139,7 @@ def test_activations_are_observed_as_the_configuration_says(observer, kind, sche
         for node in prepared.graph.nodes
         if node.op == "call_module" and node.args[0].op != "get_attr"
     }
-    assert observed == {kind}
+    assert observed and all(issubclass(one, kind) for one in observed), "those of small tensors have a least resolution besides"
 
 
 def test_the_first_part_of_a_mixture_that_fits_decides_for_a_layer(folder, tmp_path):

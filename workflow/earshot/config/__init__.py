@@ -16,7 +16,21 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from earshot.config.data import Corpus, Features, LibriSpeech, Synth, Tokenizer
 from earshot.config.fields import SAMPLE_RATE_HZ
 from earshot.config.models import Imported, Model, NpuForm, Train
-from earshot.config.programs import Calib, Decode, Evaluation, Parity, Part, Precision, Quant, Target, Tracking, Window, check_left_context
+from earshot.config.programs import (
+    Budget,
+    Calib,
+    Decode,
+    Evaluation,
+    Parity,
+    Part,
+    Precision,
+    Quant,
+    Target,
+    Tracking,
+    Window,
+    check_left_context,
+)
+from earshot.config.search import ProposeStage, Search, SearchResultStage, SearchStage, Sensitivity, SensitivityStage
 from earshot.config.stages import (
     STAGES,
     CorpusStage,
@@ -42,6 +56,7 @@ __all__ = [
     "CONF_DIR",
     "SAMPLE_RATE_HZ",
     "STAGES",
+    "Budget",
     "Calib",
     "Corpus",
     "CorpusStage",
@@ -62,9 +77,15 @@ __all__ = [
     "Part",
     "Pipeline",
     "Precision",
+    "ProposeStage",
     "Quant",
     "QuantizeStage",
     "ReportStage",
+    "Search",
+    "SearchResultStage",
+    "SearchStage",
+    "Sensitivity",
+    "SensitivityStage",
     "Synth",
     "Target",
     "Tokenizer",

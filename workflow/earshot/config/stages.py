@@ -10,7 +10,8 @@ from omegaconf import MISSING
 from earshot.config.data import Features, Tokenizer
 from earshot.config.fields import Checked, one_of
 from earshot.config.models import Imported, Model, NpuForm, Train
-from earshot.config.programs import Calib, Decode, Evaluation, Parity, Quant, Target, Tracking, Window
+from earshot.config.programs import Budget, Calib, Decode, Evaluation, Parity, Quant, Target, Tracking, Window
+from earshot.config.search import SEARCH_STAGES, Search, Sensitivity
 
 
 @dataclass
@@ -177,6 +178,9 @@ class Pipeline(Checked):
     evaluation: Evaluation = field(default_factory=Evaluation)
     parity: Parity = field(default_factory=Parity)
     tracking: Tracking = field(default_factory=Tracking)
+    budget: Budget = field(default_factory=Budget)
+    sensitivity: Sensitivity = field(default_factory=Sensitivity)
+    search: Search = field(default_factory=Search)
     sweep: list[str] = field(default_factory=list)  # each in Hydra's multirun grammar; a variant for each point
 
 
@@ -196,5 +200,6 @@ STAGES = {
     "report": ReportStage,
     "verdict": VerdictStage,
     "transcribe": TranscribeStage,
+    **SEARCH_STAGES,
     "pipeline": Pipeline,
 }

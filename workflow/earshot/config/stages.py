@@ -131,6 +131,7 @@ class TrackStage(Checked):
     experiment_name: str = "earshot"
     results: str = MISSING  # folder whose metrics.json files are logged, with the training curves under train/
     variants: list[str] = field(default_factory=list)  # metrics.json files, or .txt files that list them; empty: all under results
+    searches: list[str] = field(default_factory=list)  # result.json files of searches: their trials are tagged, the winners among them
     out: str | None = None  # JSON of what was logged
 
 
@@ -146,6 +147,7 @@ class VerdictStage(Checked):
     """Fails when a variant of the table failed, after all rows were written."""
 
     table: str = MISSING  # variants.csv of the report
+    searches: list[str] = field(default_factory=list)  # result.json files: a trial may be over budget, a search without a winner may not
     out: str | None = None  # JSON that is written when no variant failed
 
 

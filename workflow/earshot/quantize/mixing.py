@@ -2,7 +2,7 @@
 
 Calibration observes the float network, so what it finds for a tensor does not depend on how others are stored: every scheme is
 observed once, and a mixture only chooses at which ends of which tensors the observed rounding is applied. With all operators of one scheme
-the network computes what its quantized program computes, but for the rounding of biases to 32 bits (tests/unit/test_mixing.py).
+the network computes what its quantized program computes (tests/unit/test_mixing.py).
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class Rounding:
         if self.axis is None:  # as torch.fake_quantize_per_tensor_affine, which takes several times as long
             scale, zero = self.scale[0], self.zero_point[0]
             return (x * (1 / scale)).round_().clamp_(self.low - zero, self.high - zero).mul_(scale)
-        zeros = torch.tensor(self.zero_point, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(x, torch.tensor(self.scale), zeros, self.axis, self.low, self.high)
+        shape = [-1 if i == self.axis else 1 for i in range(x.dim())]
+        scales, zeros = torch.tensor(self.scale).view(shape), torch.tensor(self.zero_point).view(shape)
+        return (x * (1 / scales)).round_().clamp_(self.low - zeros, self.high - zeros).mul_(scales)
 
 
 class Edge(nn.Module):
@@ -137,7 +138,7 @@ class MixedNetwork:
                     return source
                 constant = _attribute(self._module, source.target) if source.op == "get_attr" else None
                 self._made_by[at], self._roundings[at], self._edges[at] = source.name, roundings, Edge(constant)
-                if constant is not None:
+                if constant is not None and constant.dim() > 1:
                     self._weights[node.name] = self._weights.get(node.name, 0) + constant.numel()
                 name = f"edge_{len(self._edges)}"
                 self._module.add_module(name, self._edges[at])
@@ -182,7 +183,7 @@ def _inputs(graph_module: fx.GraphModule) -> Iterator[tuple[Input, tuple[str, tu
             map_arg((node.args, node.kwargs), given.append)
             for i, one in enumerate(given):
                 source, observers = _source(graph_module, one)
-                yield (node.name, i), (source.name, tuple(filter(None, map(_rounding, observers))))
+                yield (node.name, i), (source.name, tuple(map(_rounding, observers)))
 
 
 def _source(graph_module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, list[ObserverBase]]:
@@ -194,13 +195,11 @@ def _source(graph_module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, list[
     return node, observers
 
 
-def _rounding(observer: ObserverBase) -> Rounding | None:
-    """What an observer found; None of integers of 32 bits, those of biases, which lose nothing."""
-    if observer.dtype == torch.int32:
-        return None
+def _rounding(observer: ObserverBase) -> Rounding:
+    """What an observer found; a bias has as many scales as its layer has channels, and no axis of its own."""
     with quiet():
         scale, zero_point = observer.calculate_qparams()
-    axis = observer.ch_axis if scale.numel() > 1 else None
+    axis = getattr(observer, "ch_axis", 0) if scale.numel() > 1 else None
     return Rounding(
         tuple(scale.flatten().tolist()), tuple(zero_point.flatten().int().tolist()), observer.quant_min, observer.quant_max, axis
     )

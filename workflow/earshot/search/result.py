@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from earshot.budget import WER, number
+from earshot.errors import EarshotError
 from earshot.files import atomic
 from earshot.search.proposals import SEARCHED, Proposal
 from earshot.search.trials import Trial
@@ -31,6 +32,10 @@ COLUMNS = (
 )
 CLOSEST = 3
 UNIFORM = 0  # round of the uniform schemes
+
+
+class NothingFits(EarshotError):
+    """A search has no trial within its budget."""
 
 
 def best(trials: Sequence[Trial], objective: str) -> Trial | None:
@@ -106,3 +111,26 @@ def sentence(content: Mapping[str, Any]) -> str:
     beside = f"{uniform['variant']} {number(uniform['figures'][objective])}" if uniform else "none is within the budget"
     won = f"{winner['variant']} {number(winner['figures'][objective])}"
     return f"search {content['search']}: least {objective} within the budget: {won}; of the uniform schemes: {beside} ({took})"
+
+
+def verdict(contents: Sequence[Mapping[str, Any]]) -> None:
+    """Nothing, if all searches have a winner.
+
+    Raises:
+        NothingFits: names those that have none, with their closest trials.
+    """
+    without = [sentence(one) for one in contents if one["status"] != "ok"]
+    if without:
+        raise NothingFits("\n  ".join(without))
+
+
+def tags(contents: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """What marks the trials in MLflow, by variant: the searches that they are of, and those that they win."""
+    found: dict[str, dict[str, str]] = {}
+    for one in contents:
+        won = (one["winner"] or {}).get("variant")
+        for trial in one["trials"]:
+            of_trial = found.setdefault(trial["variant"], {"earshot.search": "", "earshot.winner_of": ""})
+            for tag in ["earshot.search", *(["earshot.winner_of"] if trial["variant"] == won else [])]:
+                of_trial[tag] = " ".join([*of_trial[tag].split(), one["search"]])
+    return found

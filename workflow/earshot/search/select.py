@@ -48,22 +48,21 @@ def _wer_increase(trial: Trial | None) -> float | None:
     return trial.wer_increase if trial else None
 
 
-def value(candidate: Candidate, objective: str) -> float:
-    """What is to be small."""
-    return candidate.noise if objective == "wer" else candidate.predicted[objective]
-
-
 def select(candidates: Sequence[Candidate], trials: Sequence[Trial], budget: Limits, objective: str, batch: int) -> list[Candidate]:
     """At most `batch` candidates to build next; none where nothing is left that may beat the best trial.
 
     First the best of those whose words on the dev split are few enough; then, of those that are better and noisier, and of those that are
     worse and less noisy, what halves the rest: the budget of words lies somewhere between what is known to be within it and what is not.
+    For the lowest WER, those with the least noise.
     """
     built = {trial.scheme for trial in trials}
+    if objective == "wer":
+        left = [one for one in allowed(candidates, trials, budget) if one.proposal.id not in built]
+        return sorted(left, key=lambda one: one.noise)[:batch]
     good = {trial.scheme for trial in trials if trial.status == "ok"}
-    best = min((value(one, objective) for one in candidates if one.proposal.id in good), default=math.inf)
-    left = [one for one in allowed(candidates, trials, budget) if one.proposal.id not in built and value(one, objective) < best]
-    best_first = front(left, lambda one: one.noise, lambda one: value(one, objective))
+    best = min((one.predicted[objective] for one in candidates if one.proposal.id in good), default=math.inf)
+    left = [one for one in allowed(candidates, trials, budget) if one.proposal.id not in built and one.predicted[objective] < best]
+    best_first = front(left, lambda one: one.noise, lambda one: one.predicted[objective])
     if not best_first:
         return []
     limit = budget.get(WER)

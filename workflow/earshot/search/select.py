@@ -51,7 +51,7 @@ def _wer_increase(trial: Trial | None) -> float | None:
 def select(candidates: Sequence[Candidate], trials: Sequence[Trial], budget: Limits, objective: str, batch: int) -> list[Candidate]:
     """At most `batch` candidates to build next; none where nothing is left that may beat the best trial.
 
-    First the best of those whose words on the dev split are few enough; then, of those that are better and noisier, and of those that are
+    First the best of those that lose few enough words on the dev split; then, of those that are better and noisier, and of those that are
     worse and less noisy, what halves the rest: the budget of words lies somewhere between what is known to be within it and what is not.
     For the lowest WER, those with the least noise.
     """
@@ -62,20 +62,20 @@ def select(candidates: Sequence[Candidate], trials: Sequence[Trial], budget: Lim
     good = {trial.scheme for trial in trials if trial.status == "ok"}
     best = min((one.predicted[objective] for one in candidates if one.proposal.id in good), default=math.inf)
     left = [one for one in allowed(candidates, trials, budget) if one.proposal.id not in built and one.predicted[objective] < best]
-    best_first = front(left, lambda one: one.noise, lambda one: one.predicted[objective])
-    if not best_first:
+    by_noise = front(left, lambda one: one.noise, lambda one: one.predicted[objective])
+    if not by_noise:
         return []
     limit = budget.get(WER)
-    fit = [one for one in best_first if limit is None or one.wer_increase is None or one.wer_increase <= limit + ROUNDING]
-    at = best_first.index(fit[-1]) if fit else 0
-    order, spans = [at], [(0, at - 1), (at + 1, len(best_first) - 1)]
+    fit = [one for one in by_noise if limit is None or one.wer_increase is None or one.wer_increase <= limit + ROUNDING]
+    at = by_noise.index(fit[-1]) if fit else 0
+    order, spans = [at], [(at + 1, len(by_noise) - 1), (0, at - 1)]
     while spans:
         first, last = spans.pop(0)
         if first <= last:
             middle = (first + last) // 2
             order.append(middle)
-            spans += [(first, middle - 1), (middle + 1, last)]
-    return [best_first[i] for i in order[:batch]]
+            spans += [(middle + 1, last), (first, middle - 1)]
+    return [by_noise[i] for i in order[:batch]]
 
 
 def front(found: Sequence[T], noise: Callable[[T], float], cost: Callable[[T], float]) -> list[T]:

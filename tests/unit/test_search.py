@@ -105,6 +105,13 @@ def test_first_is_built_what_the_dev_split_allows_then_what_halves_the_rest():
     assert select(path, trials, budget, "flash_kib", 3) == []
 
 
+def test_words_lost_with_less_noise_than_a_good_program_has_bound_nothing():
+    path = [candidate(i, wer_increase=0.004) for i in range(1, 10)]
+    trials = [trial(2, 0.02, "over_budget"), trial(4, 0.001), trial(8, 0.02, "over_budget")]
+    found = chosen(select(path, trials, {"max_wer_increase": 0.005}, "flash_kib", 9))
+    assert set(found) == {"search_5", "search_6", "search_7"}
+
+
 def test_a_size_that_is_predicted_above_the_budget_is_not_built():
     path = [candidate(i) for i in range(1, 10)]
     assert chosen(select(path, [], {"flash_kib": 651, "sram_kib": 408}, "wer", 2)) == ["search_7", "search_8"]

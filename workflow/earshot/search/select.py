@@ -28,24 +28,19 @@ class Candidate:
 
 
 def allowed(candidates: Sequence[Candidate], trials: Sequence[Trial], budget: Limits) -> list[Candidate]:
-    """Candidates that may be within the budget: predicted figures within it, and less noise than the least one whose words were too many.
+    """Candidates that may be within the budget: predicted figures within it, and less noise than what lost too many words.
 
-    Of a candidate that was built, its own figures count.
+    Words are few, so that a program with little noise may lose more than one with a little more: what was lost below a program that is
+    within the budget bounds nothing.
     """
     built = {trial.scheme: trial for trial in trials}
     limit = budget.get(WER)
-    too_noisy = [
-        one.noise
-        for one in candidates
-        if limit is not None and (increase := _wer_increase(built.get(one.proposal.id))) is not None and increase > limit + ROUNDING
-    ]
+    lost = {one.noise: built[one.proposal.id].wer_increase for one in candidates if one.proposal.id in built}
+    few = [noise for noise, increase in lost.items() if increase is not None and (limit is None or increase <= limit + ROUNDING)]
+    too_noisy = [noise for noise, increase in lost.items() if increase is not None and noise > max(few, default=0.0) and noise not in few]
     bound = min(too_noisy, default=math.inf)
     sizes = {name: value for name, value in budget.items() if name != WER}
     return [one for one in candidates if one.noise < bound and not exceeded(one.predicted, sizes)]
-
-
-def _wer_increase(trial: Trial | None) -> float | None:
-    return trial.wer_increase if trial else None
 
 
 def select(candidates: Sequence[Candidate], trials: Sequence[Trial], budget: Limits, objective: str, batch: int) -> list[Candidate]:

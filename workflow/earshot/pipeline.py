@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from earshot.config import CONF_DIR, Calib, Imported, NpuForm, Pipeline, Quant, check_left_context, register, typed
 from earshot.config.search import BUILDING
 from earshot.errors import ConfigError
-from earshot.search.proposals import SEARCHED, Proposal
+from earshot.search.proposals import MADE_UP, SEARCHED, Proposal
 
 GROUPS = (
     "corpus",
@@ -198,8 +198,9 @@ def _variant(overrides: list[str]) -> Variant:
         form = {key: of_groups["model"].pop(key) for key in FORM_KEYS if key in of_groups["model"]}
         of_groups[FORM] = form if config.quant.takes_npu_form(config.target.family) else {}
     names = {group: choices[group] + _suffix(differences[group]) for group in GROUPS}
-    if config.quant.scheme.startswith(SEARCHED):
-        names["quant"] = config.quant.scheme  # a digest of what was overridden
+    if differences["quant"].get("scheme", "").startswith(SEARCHED):  # a digest of its parts
+        further = {key: value for key, value in differences["quant"].items() if key not in MADE_UP}
+        names["quant"] = config.quant.scheme + _suffix(further)
     defaults = _default_choices()
     if config.imported.checkpoint is None:
         of_model = [names["model"], names["corpus"], *(names[g] for g in ("features", "tokenizer", "train") if names[g] != defaults[g])]
@@ -296,7 +297,7 @@ def proposed(variant: Variant, proposals: Iterable[Proposal]) -> list[Variant]:
 def _words(proposal: Proposal) -> list[str]:
     words = ["search=none", f"quant={proposal.quant}", f"calib={proposal.calib}"]
     if proposal.parts:
-        values = {"scheme": proposal.scheme, "parts": list(proposal.parts), "families": list(proposal.families)}
+        values = {key: getattr(proposal, key) for key in MADE_UP}
         words += [f"quant.{key}={hydra_value(value)}" for key, value in values.items()]
     return words
 

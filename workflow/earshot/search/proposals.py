@@ -15,6 +15,7 @@ from typing import Any
 from earshot.files import read_json
 
 SEARCHED = "search_"  # what the name of a scheme begins with that a search made up
+MADE_UP = ("scheme", "parts", "families")  # what such a scheme has of its own
 PRECISION = ("quantize", "weight_bits", "activation_bits", "per_channel", "dynamic")
 Assignment = Mapping[str, str]  # part to scheme
 

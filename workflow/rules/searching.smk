@@ -99,6 +99,7 @@ def tables():
     return list(dict.fromkeys(pattern.format(**v.names) for v in TABLES))
 
 
-def search_results(wildcards=None):
+def search_results():
+    """The results of the searches that are asked for."""
     pattern = "results/search/{model}/{search}/{target}/result.json"
     return list(dict.fromkeys(pattern.format(**v.names) for v in SEARCHES))

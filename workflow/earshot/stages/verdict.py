@@ -19,7 +19,9 @@ def main(cfg: VerdictStage) -> None:
     result.verdict(found)
     if cfg.out:
         write_json(cfg.out, {"variants": [one["variant"] for one in table], "failed": []})
-    print(f"all {len(table)} variants succeeded")
+    over = sum(one["status"] != "ok" for one in table)
+    good = len(table) - over
+    print(f"{good} variants succeeded, {over} trials of searches did not" if over else f"all {good} variants succeeded")
 
 
 if __name__ == "__main__":

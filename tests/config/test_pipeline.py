@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from omegaconf import OmegaConf
 
 from earshot import config
 from earshot.errors import ConfigError
-from earshot.pipeline import GROUPS, hydra_value, variants
+from earshot.pipeline import GROUPS, SEARCH_GROUPS, hydra_value, proposed, scheme, variants
+from earshot.search.proposals import mixture
 
 EXPERIMENTS = sorted(path.stem for path in (config.CONF_DIR / "experiment").glob("*.yaml"))
 OPTIONS = sorted((group, path.stem) for group in GROUPS for path in (config.CONF_DIR / group).glob("*.yaml"))
@@ -140,12 +142,44 @@ def test_what_only_training_reads_is_no_value_of_an_imported_model():
     (variant,) = variants({**IMPORT, "sweep": "quant=int8_pc"})
     assert not {"model", "train", "tokenizer"} & set(variant.groups)
     (trained,) = variants({"sweep": "quant=int8_pc"})
-    assert set(trained.groups) == set(GROUPS) and not trained.imported
+    assert set(trained.groups) == set(GROUPS) - SEARCH_GROUPS and not trained.imported
+
+
+def test_a_budget_is_in_no_name_and_a_search_is_beside_its_variant():
+    (plain,) = variants({"sweep": "quant=int8_pc"})
+    (limited,) = variants({"sweep": "quant=int8_pc", "budget": "mcu_512k"})
+    assert limited.id == plain.id and limited.config["budget"]["flash_kib"] == 1024 and "budget" in limited.groups
+    greedy, joint = variants({"sweep": "quant=int8_pc search=greedy,joint", "budget": "mcu_512k"})
+    assert greedy.id == joint.id == plain.id and greedy.searches and not plain.searches
+    assert (greedy.search, joint.search) == ("greedy-mcu_512k-hist64-5s", "joint-mcu_512k-hist64-5s")
+    assert greedy.sensitivity == joint.sensitivity, "both start from one table"
+
+
+def test_what_a_search_proposes_is_a_variant_that_its_stages_understand():
+    (variant,) = variants({"experiment": "search"})
+    values = {name: asdict(scheme(name)) for name in ("int8_pc", "a8w4")}
+    made = mixture({"output": "a8w4"}, values, "minmax64", ["output", "subsampling"], ["output", "subsampling"])
+    (trial,) = proposed(variant, [made])
+    assert trial.id == f"conformer_xs-synth/{made.scheme}-minmax64-5s/u85_256" and trial.search == "none"
+    with initialize_config_dir(version_base="1.3", config_dir=str(config.CONF_DIR)):
+        words = shlex.split(trial.arguments(["quant", "calib"]))
+        cfg = config.typed(compose("quantize", overrides=[*words, "model_dir=x", "corpus_dir=x", "out=x"]))
+    assert [(part.modules, part.weight_bits) for part in cfg.quant.parts] == [("output", 4)] and cfg.calib.observer == "minmax"
+    (uniform,) = proposed(variant, [mixture({}, values, "hist64", ["output"], ["output"])])
+    assert uniform.id == variant.id, "a uniform scheme is the variant of that name, built once"
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"sweep": "quant=a8w4", "search": "greedy"}, "set quant=int8_pc"),
+        ({"sweep": "quant=int8_pc target=host", "search": "greedy"}, "a8w4 is not one .* family host"),
+        ({"sweep": "quant=int8_pc", "search": "greedy", "overrides": "search.schemes=[int8_pc,nope]"}, "nope"),
+        ({"sweep": "quant=int8_pc", "search": "greedy", "overrides": "search.schemes=[int8_pc,int8_pt]"}, "add it to sensitivity.schemes"),
+        ({"sweep": "quant=int8_pc", "search": "greedy", "overrides": "search.schemes=[int8_pc,a16w8]"}, "set model.npu_form=false"),
+        ({"sweep": "quant=int8_pc", "search": "greedy", "window": "2s_cached"}, "set window.left_context_s to 0"),
+        ({"sweep": "quant=int8_pc budget=none,mcu_512k"}, "budget cannot be swept"),
+        ({"budget": "mcu_512k", "overrides": "budget.flash_kib=0"}, "greater than 0"),
         ({"experiment": "seed_checkpoint"}, "add checkpoint=FILE tokenizer=FILE"),
         ({"checkpoint": "model.pt"}, "add tokenizer=FILE"),
         ({**IMPORT, "overrides": "imported.blank=-2"}, "at least -1"),

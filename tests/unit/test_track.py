@@ -23,6 +23,7 @@ from earshot.config import Tracking
 from earshot.errors import ArtifactError, TrackingError
 from earshot.live_run import LiveRun
 from earshot.mlflow_store import PARENT, Store
+from earshot.search import result
 
 LIVE_PARAMS = {"model": {"dim": 96, "layers": 4}, "train": {"lr": 0.002, "epochs": 12}}
 
@@ -284,3 +285,21 @@ def test_tracking_off_logs_nothing(tmp_path):
     done = run_stage("track", f"results={tmp_path}", "tracking=off", f"out={tmp_path}/track.json", cwd=tmp_path)
     assert done.returncode == 0 and json.loads((tmp_path / "track.json").read_text())["enabled"] is False
     assert not list(tmp_path.rglob("mlflow.db"))
+
+
+def test_the_trials_of_a_search_and_its_winner_are_tagged(tracking, tmp_path):
+    """As the stage gives them; a search that finds another winner changes the tags, and no run."""
+    write_results(tmp_path)
+    first, second = (f"{MODEL}/{scheme}/{target}" for scheme, target, _ in VARIANTS[3:5])
+
+    def tagged(winner: str) -> tuple[dict, set[str]]:
+        trials = [{"variant": first}, {"variant": second}]
+        marks = result.tags([{"search": "greedy", "winner": {"variant": winner}, "trials": trials}])
+        logged = track.log_results(tracking, "demo", tmp_path, track.find_variants(tmp_path), marks)
+        return {name: runs(tracking)["variant", name].data.tags for name in (first, second)}, actions(logged)
+
+    tags, _ = tagged(first)
+    assert tags[first]["earshot.search"] == tags[second]["earshot.search"] == "greedy"
+    assert (tags[first]["earshot.winner_of"], tags[second]["earshot.winner_of"]) == ("greedy", "")
+    tags, done = tagged(second)
+    assert (tags[first]["earshot.winner_of"], tags[second]["earshot.winner_of"]) == ("", "greedy") and "created" not in done

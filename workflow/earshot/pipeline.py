@@ -5,14 +5,15 @@ Only Hydra is needed here, no torch: Snakemake imports this module whenever it r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -24,8 +25,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from earshot.config import CONF_DIR, Imported, NpuForm, Pipeline, check_left_context, check_qat, register, typed
+from earshot.config import CONF_DIR, Calib, Imported, NpuForm, Pipeline, Quant, check_left_context, check_qat, register, typed
+from earshot.config.search import BUILDING
 from earshot.errors import ConfigError
+from earshot.search.proposals import MADE_UP, SEARCHED, Proposal
 
 GROUPS = (
     "corpus",
@@ -41,6 +44,7 @@ GROUPS = (
     "evaluation",
     "parity",
     "tracking",
+    *("budget", "sensitivity", "search"),
 )
 # Keys of the group `model` that say how a trained model is written down for an NPU: no part of a model's name but of its programs'. Stages
 # take them as the group FORM.
@@ -49,9 +53,11 @@ FORM, FORM_KEYS = "form", tuple(f.name for f in dataclasses.fields(NpuForm))
 NEUTRAL_KEYS = {"jobs", "data_workers", "mirror", "download"}
 # What only a training reads: it says nothing of a model that was imported.
 TRAINING_GROUPS = {"tokenizer", "model", "train"}
+# What a search is to do says nothing of a variant.
+SEARCH_GROUPS = {"sensitivity", "search"}
 LONGEST_VALUE = 24
 # What the paths under results/ are made of: the wildcards of the rules.
-NAMES = ("corpus", "features", "tokenizer", "model", "scheme", "window", "family", "target")
+NAMES = ("corpus", "features", "tokenizer", "model", "scheme", "window", "family", "target", "sensitivity", "search")
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,13 @@ class Variant:
     window: str
     family: str
     target: str
+    sensitivity: str
+    search: str
     calibrated: bool
     choices: Mapping[str, str]
     config: Mapping[str, Any]
     differences: Mapping[str, Mapping[str, Any]]  # by group: what was overridden beyond the choice
+    overrides: tuple[str, ...] = field(compare=False)  # the words that it is composed of
 
     @property
     def id(self) -> str:
@@ -83,7 +92,13 @@ class Variant:
     @property
     def groups(self) -> list[str]:
         """The groups that apply."""
-        return [group for group in GROUPS if not (self.imported and group in TRAINING_GROUPS)]
+        left_out = SEARCH_GROUPS | (TRAINING_GROUPS if self.imported else set())
+        return [group for group in GROUPS if group not in left_out]
+
+    @property
+    def searches(self) -> bool:
+        """Whether a better scheme is searched for."""
+        return self.config["search"]["method"] in BUILDING
 
     @property
     def named_groups(self) -> list[str]:
@@ -120,10 +135,9 @@ def variants(settings: Mapping[str, Any]) -> list[Variant]:
     Raises:
         ConfigError: an unknown key, choice or type, a scheme that a target cannot take, or two points of one name.
     """
-    register()
     base = base_overrides(settings)
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        with _configuration():
             sweeps = [settings["sweep"]] if settings.get("sweep") else compose("pipeline", overrides=base).sweep
             found = [_variant([*base, *point]) for text in sweeps or [""] for point in points(text)]
     except (HydraException, OmegaConfBaseException) as error:
@@ -136,7 +150,7 @@ def variants(settings: Mapping[str, Any]) -> list[Variant]:
             raise ConfigError(
                 f"sweep: two points are both named {variant.id}; {', '.join(differing)} cannot be swept, run them one after the other"
             )
-    return list(by_id.values())
+    return list({(variant.id, variant.search): variant for variant in reversed(found)}.values())[::-1]
 
 
 def base_overrides(settings: Mapping[str, Any]) -> list[str]:
@@ -185,6 +199,9 @@ def _variant(overrides: list[str]) -> Variant:
         form = {key: of_groups["model"].pop(key) for key in FORM_KEYS if key in of_groups["model"]}
         of_groups[FORM] = form if config.quant.takes_npu_form(config.target.family) else {}
     names = {group: choices[group] + _suffix(differences[group]) for group in GROUPS}
+    if differences["quant"].get("scheme", "").startswith(SEARCHED):  # a digest of its parts
+        further = {key: value for key, value in differences["quant"].items() if key not in MADE_UP}
+        names["quant"] = config.quant.scheme + _suffix(further)
     defaults = _default_choices()
     if config.imported.checkpoint is None:
         of_model = [names["model"], names["corpus"], *(names[g] for g in ("features", "tokenizer", "train") if names[g] != defaults[g])]
@@ -193,6 +210,10 @@ def _variant(overrides: list[str]) -> Variant:
         of_model += [names["features"]] if names["features"] != defaults["features"] else []
     model = "-".join(of_model)
     of_scheme = [names["quant"], *([names["calib"]] if config.quant.calibrated else []), names["window"]]
+    searching = config.search.method != "none"
+    if searching:
+        _check_search(config, choices["quant"], differences["quant"])
+    of_tables = "-".join([names["calib"], names["window"]]) + _suffix(differences[FORM])
     return Variant(
         corpus=names["corpus"],
         features=names["features"],
@@ -202,11 +223,95 @@ def _variant(overrides: list[str]) -> Variant:
         window=names["window"],
         family=config.target.family,
         target=names["target"],
+        sensitivity=f"{names['sensitivity']}-{of_tables}" if searching else "none",
+        search=f"{names['search']}-{names['budget']}-{of_tables}" if searching else "none",
         calibrated=config.quant.calibrated,
         choices=choices,
         config={group: resolved[group] for group in (*GROUPS, FORM, "imported", "experiment_name")},
         differences=differences,
+        overrides=tuple(overrides),
     )
+
+
+def _check_search(config: Pipeline, base: str, overridden: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ConfigError: the schemes of the search are not what can be mixed, or not all of them are in the sensitivity table.
+    """
+    search, family = config.search, config.target.family
+    if config.window.left_context_s:
+        raise ConfigError(f"search.method={search.method}: of programs without a cache; set window.left_context_s to 0")
+    of_search = search.schemes if search.method in BUILDING else []
+    schemes = {name: scheme(name) for name in dict.fromkeys([*of_search, *config.sensitivity.schemes])}
+    for name in of_search:
+        possible = not schemes[name].dynamic and not schemes[name].parts and schemes[name].float_type == "float32"
+        if not possible or family not in schemes[name].families:
+            raise ConfigError(f"search.schemes: {name} is not one scheme of static ranges, or of floats, that family {family} can take")
+        if schemes[name].quantize and name not in config.sensitivity.schemes:
+            raise ConfigError(f"search.schemes: {name} is not in the table that the search starts from; add it to sensitivity.schemes")
+    if of_search and (base != of_search[0] or overridden):
+        raise ConfigError(
+            f"quant={base}{_suffix(overridden)}: a search starts from the first of search.schemes as it is; set quant={of_search[0]}"
+        )
+    if of_search and config.model.npu_form and family != "host" and not all(schemes[name].takes_npu_form(family) for name in of_search):
+        raise ConfigError(
+            "search.schemes: with 16 bits of an activation programs are not of the NPU form, and their parts are others; "
+            "set model.npu_form=false, or leave such schemes out"
+        )
+
+
+@functools.cache
+def scheme(name: str) -> Quant:
+    """A choice of quant as its file has it.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    return _option("quant", name)
+
+
+@functools.cache
+def calibration(name: str) -> Calib:
+    """A choice of calib as its file has it.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    return _option("calib", name)
+
+
+def _option(group: str, name: str) -> Any:
+    try:
+        with _configuration():
+            cfg = compose("pipeline", overrides=["~experiment", "+experiment_name=''", f"{group}={name}"])
+            return typed(cfg[group])
+    except HydraException as error:
+        raise ConfigError(_readable(error)) from error
+
+
+def proposed(variant: Variant, proposals: Iterable[Proposal]) -> list[Variant]:
+    """What a search of `variant` has proposed, as variants of their own."""
+    with _configuration():
+        return [_variant([*variant.overrides, *_words(one)]) for one in proposals]
+
+
+def _words(proposal: Proposal) -> list[str]:
+    words = ["search=none", f"quant={proposal.quant}", f"calib={proposal.calib}"]
+    if proposal.parts:
+        values = {key: getattr(proposal, key) for key in MADE_UP}
+        words += [f"quant.{key}={hydra_value(value)}" for key, value in values.items()]
+    return words
+
+
+@contextlib.contextmanager
+def _configuration() -> Iterator[None]:
+    """Hydra at the files of conf/, unless it is there already."""
+    if GlobalHydra.instance().is_initialized():
+        yield
+        return
+    register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        yield
 
 
 def _check_imported(imported: Imported) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ COLUMNS = (
     *("sqnr_db", "sqnr_db_quantized", "argmax_agreement", "departs_at"),
     *("npu_latency_ms", "npu_rtf", "npu_cycles", "npu_macs", "operators_npu", "operators_cpu", "sram_kib", "flash_kib"),
     *("host_latency_ms_p50", "host_latency_ms_p95", "rtf_1_thread", "rtf_all_threads", "host_peak_rss_mib"),
-    *("pte_kib", "window_s", "lowering_s"),
+    *("pte_kib", "window_s", "lowering_s", "budget_excess"),
 )
 
 
@@ -37,6 +37,7 @@ def row(metrics: dict[str, Any]) -> Row:
         **{key: metrics[key] for key in ("variant", "model", "target", "corpus", "split", "status")},
         "scheme": parts[1] if len(parts) == 3 else metrics["variant"],
         "reason": metrics.get("reason"),
+        "budget_excess": metrics.get("budget", {}).get("excess"),
         "wer_form": variant_metrics.device_form(metrics),
         **figures,
         **parity(metrics),
@@ -92,17 +93,24 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
     return found
 
 
-def verdict(table: Iterable[dict[str, Any]]) -> None:
-    """Nothing, if no variant failed.
+CLOSEST = 3  # variants that are named where none meets the budget
+
+
+def verdict(table: Iterable[dict[str, Any]], trials: Collection[str] = ()) -> None:
+    """Nothing, if no variant failed; those of `trials` may: what a search made of them is its own result.
 
     Raises:
-        VariantsFailed: names each variant that failed or is over its budget, with its reason.
+        VariantsFailed: names each variant that failed or is over its budget, with its reason; where none meets the budget, the closest.
     """
     table = list(table)
-    bad = [one for one in table if one["status"] != "ok"]
-    if bad:
-        lines = [f"  {one['variant']} ({one['status']}): {' '.join(str(one.get('reason', '')).split())}" for one in bad]
-        raise VariantsFailed("\n".join([f"{len(bad)} of {len(table)} variants did not succeed; the table has all of them", *lines]))
+    bad = [one for one in table if one["status"] != "ok" and one["variant"] not in trials]
+    if not bad:
+        return
+    lines = [f"  {one['variant']} ({one['status']}): {' '.join(str(one.get('reason', '')).split())}" for one in bad]
+    over = sorted((one for one in table if one.get("budget_excess")), key=lambda one: float(one["budget_excess"]))
+    if over and all(one["status"] != "ok" for one in table):
+        lines.append(f"  no variant meets the budget; closest: {', '.join(one['variant'] for one in over[:CLOSEST])}")
+    raise VariantsFailed("\n".join([f"{len(bad)} of {len(table)} variants did not succeed; the table has all of them", *lines]))
 
 
 # ---------------------------------------------------------------- for people

@@ -7,8 +7,8 @@ import hashlib
 import json
 import math
 import urllib.parse
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +63,17 @@ def find_variants(results: str | Path) -> list[Path]:
     return found
 
 
-def log_results(tracking: Tracking, experiment: str, results: str | Path, paths: Iterable[str | Path]) -> dict[str, Any]:
+def log_results(
+    tracking: Tracking,
+    experiment: str,
+    results: str | Path,
+    paths: Iterable[str | Path],
+    marks: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Any]:
     """Log variants and the models that they are made of; what is logged already, and as it is now, is left alone.
+
+    Args:
+        marks: further tags of variants.
 
     Returns: uri, experiment_id, and `models` and `variants` (best WER first), both id -> {run_id, action}, with the action created, updated
     or unchanged; of a variant its status too.
@@ -86,6 +95,7 @@ def log_results(tracking: Tracking, experiment: str, results: str | Path, paths:
             logged["models"][name] = put(store, runs.get(entry.key), entry, None)
         for path in tqdm(order, desc="MLflow", unit="run", disable=None):
             entry = variant_entry(path, contents[path], tracking.log_pte)
+            entry = replace(entry, tags=entry.tags | (marks or {}).get(entry.key[1], {}))
             parent_id = logged["models"][contents[path]["model"]]["run_id"]
             logged["variants"][entry.key[1]] = {**put(store, runs.get(entry.key), entry, parent_id), "status": contents[path]["status"]}
     return logged

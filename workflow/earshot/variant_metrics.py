@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema
 
+from earshot import budget
 from earshot.errors import ArtifactError
 from earshot.files import read_json
 
@@ -39,8 +40,8 @@ def merge(
         config: Hydra group -> resolved values.
         ladder: content of parity.json.
 
-    What does not apply is absent. A step that failed makes the variant `failed`, a compiled program above the budget `over_budget`,
-    with the step and its reason; what is known is kept.
+    What does not apply is absent. A step that failed makes the variant `failed`, with the step and its reason; a compiled program above the
+    memory of its target, or figures above `config["budget"]`, make it `over_budget`, with all that is too large; what is known is kept.
     """
     parts = {**evaluations, "lowering": lowering}
     order = [step for step in ("float", "program", "lowering", "variant") if step in parts]  # the first to fail is the cause of the others
@@ -65,7 +66,28 @@ def merge(
             "window_s": window_s,
         }
     )
+    over = budget.exceeded(budget_figures(content), config.get("budget", {}))
+    if over and content["status"] != "failed":
+        reasons = [content["reason"]] if content["status"] == "over_budget" else []
+        reason = "; ".join([*reasons, *map(str, over)])
+        content |= {"status": "over_budget", "reason": reason, "budget": budget.summary(over)}
     return content | {"choices": choices, "config": config}
+
+
+def budget_figures(metrics: dict[str, Any]) -> dict[str, float]:
+    """The figures of a metrics.json that a budget may limit, by the budget's names; those that it has."""
+    accuracy, form = metrics.get("accuracy", {}), device_form(metrics)
+    wer, wer_float = (accuracy.get(one, {}).get("wer") for one in (form, "float"))
+    npu, host = metrics.get("npu", {}), metrics.get("host", {})
+    return _present(
+        {
+            "max_wer_increase": None if None in (wer, wer_float) else wer - wer_float,
+            "sram_kib": npu.get("sram_kib"),
+            "flash_kib": npu.get("flash_kib"),
+            "latency_ms": npu.get("latency_ms", host.get("latency_ms_p50")),
+            "pte_bytes": metrics.get("pte_bytes"),
+        }
+    )
 
 
 def accuracies(evaluations: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,13 @@ wildcard_constraints:
 
 def owner(wildcards):
     """A variant with the names of the wildcards: all such variants agree in the values that the rule reads."""
-    return next(v for v in VARIANTS if all(v.names[key] == value for key, value in wildcards.items() if key in v.names))
+    return next(v for v in all_variants() if all(v.names[key] == value for key, value in wildcards.items() if key in v.names))
+
+
+def all_variants():
+    """Those that the configuration asks for, then those that its searches have proposed so far."""
+    yield from VARIANTS
+    yield from proposed_so_far()
 
 
 def arguments(*groups):
@@ -48,8 +54,14 @@ def of_variant(pattern):
 
 
 def of_all_variants(pattern):
-    """`pattern` for each variant, each path once."""
-    return list(dict.fromkeys(pattern.format(**v.names) for v in VARIANTS))
+    """An input function: `pattern` for each variant, those of searches included, each path once."""
+    asked_for = [pattern.format(**v.names) for v in VARIANTS]
+    return lambda wildcards: list(dict.fromkeys([*asked_for, *(path for one in SEARCHES for path in trial_files(one, pattern))]))
+
+
+def listed(name):
+    """A params function: the files of a named input as a list of Hydra's."""
+    return lambda wildcards, input: hydra_value(list(input[name]))
 
 
 def choices(wildcards):

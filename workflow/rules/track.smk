@@ -65,6 +65,7 @@ rule track:
     input:
         variants="results/report/variants.txt",
         metrics=of_all_variants("results/variants/{model}/{scheme}/{target}/metrics.json"),
+        searches=search_results(),
         models=of_all_variants("results/train/{model}/metrics.json"),
         report=rules.report.output.pareto,
     output:
@@ -77,9 +78,10 @@ rule track:
         arguments=VARIANTS[0].arguments(["tracking"]),
         settings=VARIANTS[0].settings(["tracking"]),
         source=source_digest("track"),
+        searches=listed("searches"),
         experiment=experiment_name,
     shell:
-        "python -m earshot.stages.track {params.arguments} {params.experiment} results=results 'variants=[{input.variants}]' out={output:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.track {params.arguments} {params.experiment} results=results 'variants=[{input.variants}]' searches={params.searches:q} out={output:q} 2>&1 | tee {log:q}"
 
 
 # Last, and after everything else was written: the exit status says whether a variant failed.
@@ -87,6 +89,7 @@ rule verdict:
     input:
         table="results/report/variants.csv",
         tracked="results/report/tracked.json",
+        searches=search_results(),
     output:
         "results/report/verdict.json",
     log:
@@ -95,5 +98,6 @@ rule verdict:
         "../../envs/python.yaml"
     params:
         source=source_digest("verdict"),
+        searches=listed("searches"),
     shell:
-        "python -m earshot.stages.verdict table={input.table:q} out={output:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.verdict table={input.table:q} searches={params.searches:q} out={output:q} 2>&1 | tee {log:q}"

@@ -17,6 +17,7 @@ from earshot.config.data import Corpus, Features, LibriSpeech, Synth, Tokenizer
 from earshot.config.fields import SAMPLE_RATE_HZ
 from earshot.config.models import Imported, Model, NpuForm, Train
 from earshot.config.programs import (
+    Budget,
     Calib,
     Decode,
     Evaluation,
@@ -31,6 +32,7 @@ from earshot.config.programs import (
     check_left_context,
     check_qat,
 )
+from earshot.config.search import ProposeStage, Search, SearchResultStage, SearchStage, Sensitivity, SensitivityStage
 from earshot.config.stages import (
     STAGES,
     CorpusStage,
@@ -56,6 +58,7 @@ __all__ = [
     "CONF_DIR",
     "SAMPLE_RATE_HZ",
     "STAGES",
+    "Budget",
     "Calib",
     "Corpus",
     "CorpusStage",
@@ -77,9 +80,15 @@ __all__ = [
     "Pipeline",
     "Precision",
     "Qat",
+    "ProposeStage",
     "Quant",
     "QuantizeStage",
     "ReportStage",
+    "Search",
+    "SearchResultStage",
+    "SearchStage",
+    "Sensitivity",
+    "SensitivityStage",
     "Synth",
     "Target",
     "Tokenizer",

@@ -182,6 +182,17 @@ class Target(Checked):
 
 
 @dataclass
+class Budget(Checked):
+    """Limits to what comes out; nothing is built otherwise for them. Null: none; figures that a variant lacks are above none."""
+
+    max_wer_increase: float | None = bounded(None, ge=0.0)  # of the device's form against the float model, absolute, as a fraction
+    sram_kib: float | None = bounded(None, gt=0.0)  # that the NPU's program uses; what Vela is given to lay it out in is target.sram_kib
+    flash_kib: float | None = bounded(None, gt=0.0)  # of the NPU's weights and constants
+    latency_ms: float | None = bounded(None, gt=0.0)  # of one window: Vela's estimate, or the measured median of the host
+    pte_bytes: int | None = bounded(None, ge=1)
+
+
+@dataclass
 class Decode(Checked):
     method: str = one_of("greedy", "greedy")
     blank_penalty: float = bounded(0.0, ge=0.0)  # subtracted from the blank's logit: fewer deletions, more insertions

@@ -10,7 +10,8 @@ from omegaconf import MISSING
 from earshot.config.data import Features, Tokenizer
 from earshot.config.fields import Checked, one_of
 from earshot.config.models import Imported, Model, NpuForm, Train
-from earshot.config.programs import Calib, Decode, Evaluation, Parity, Quant, Target, Tracking, Window
+from earshot.config.programs import Budget, Calib, Decode, Evaluation, Parity, Quant, Target, Tracking, Window
+from earshot.config.search import SEARCH_STAGES, Search, Sensitivity
 
 
 @dataclass
@@ -130,6 +131,7 @@ class TrackStage(Checked):
     experiment_name: str = "earshot"
     results: str = MISSING  # folder whose metrics.json files are logged, with the training curves under train/
     variants: list[str] = field(default_factory=list)  # metrics.json files, or .txt files that list them; empty: all under results
+    searches: list[str] = field(default_factory=list)  # result.json files of searches: their trials are tagged, the winners among them
     out: str | None = None  # JSON of what was logged
 
 
@@ -145,6 +147,7 @@ class VerdictStage(Checked):
     """Fails when a variant of the table failed, after all rows were written."""
 
     table: str = MISSING  # variants.csv of the report
+    searches: list[str] = field(default_factory=list)  # result.json files: a trial may be over budget, a search without a winner may not
     out: str | None = None  # JSON that is written when no variant failed
 
 
@@ -177,6 +180,9 @@ class Pipeline(Checked):
     evaluation: Evaluation = field(default_factory=Evaluation)
     parity: Parity = field(default_factory=Parity)
     tracking: Tracking = field(default_factory=Tracking)
+    budget: Budget = field(default_factory=Budget)
+    sensitivity: Sensitivity = field(default_factory=Sensitivity)
+    search: Search = field(default_factory=Search)
     sweep: list[str] = field(default_factory=list)  # each in Hydra's multirun grammar; a variant for each point
 
 
@@ -196,5 +202,6 @@ STAGES = {
     "report": ReportStage,
     "verdict": VerdictStage,
     "transcribe": TranscribeStage,
+    **SEARCH_STAGES,
     "pipeline": Pipeline,
 }

@@ -13,3 +13,9 @@ def paths(node: Node) -> list[str]:
 def name(path: str) -> str:
     """The name of a module, of what the quantizers call it."""
     return path.replace("slice(None, None, None)", "").removeprefix("network.")  # of a network that is in another: program.Rounded
+
+
+def module_of(node: Node) -> str:
+    """The name of the innermost module that an operator is in; empty where it is in none."""
+    within = paths(node)
+    return name(within[-1]) if within else ""

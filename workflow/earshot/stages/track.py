@@ -6,7 +6,8 @@ from collections import Counter
 
 from earshot import track, variant_metrics
 from earshot.config import TrackStage
-from earshot.files import write_json
+from earshot.files import read_json, write_json
+from earshot.search import result
 from earshot.stages import stage
 
 
@@ -18,7 +19,8 @@ def main(cfg: TrackStage) -> None:
             write_json(cfg.out, {"enabled": False, "models": {}, "variants": {}})
         return
     paths = variant_metrics.expand(cfg.variants) or track.find_variants(cfg.results)
-    logged = track.log_results(cfg.tracking, cfg.experiment_name, cfg.results, paths)
+    marks = result.tags([read_json(path) for path in cfg.searches])
+    logged = track.log_results(cfg.tracking, cfg.experiment_name, cfg.results, paths, marks)
     links = track.links(logged)
     if cfg.out:
         write_json(cfg.out, {"enabled": True, **logged, "links": links})

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from earshot import config
 from earshot.errors import ConfigError
-from earshot.pipeline import GROUPS, SEARCH_GROUPS, hydra_value, proposed, scheme, variants
+from earshot.hydra_words import hydra_value
+from earshot.pipeline import GROUPS, SEARCH_GROUPS, proposed, scheme, variants
 from earshot.search.proposals import mixture
 
 EXPERIMENTS = sorted(path.stem for path in (config.CONF_DIR / "experiment").glob("*.yaml"))
@@ -38,10 +39,11 @@ def _compatible(group: str, option: str) -> dict[str, str]:
     return {"overrides": "train.checkpoint=results/train/other"} if (group, option) == ("train", "from_checkpoint") else {}
 
 
-def test_the_demo_is_four_schemes_on_two_targets():
+def test_the_demo_is_eight_variants_on_two_targets():
     ids = [v.id for v in variants({})]
     assert "conformer_xs-synth/int8_pc-hist64-5s/u85_256" in ids
-    assert {id.split("/")[1].split("-")[0] for id in ids} == {"fp32", "int8_pc", "int8_pt", "a16w8"}
+    assert {id.split("/")[1].split("-")[0] for id in ids} == {"fp32", "fp16", "dynamic_int8", "int8_pc", "int8_pt", "a16w8"}
+    assert len(ids) == 8
     assert {id.split("/")[2] for id in ids} == {"u85_256", "host"}
 
 

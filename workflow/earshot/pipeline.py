@@ -8,13 +8,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -28,6 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 from earshot.config import CONF_DIR, Calib, Imported, NpuForm, Pipeline, Quant, check_left_context, check_qat, register, typed
 from earshot.config.search import BUILDING
 from earshot.errors import ConfigError
+from earshot.hydra_words import hydra_value, readable
+from earshot.naming import NEUTRAL_KEYS, imported_name, suffix
 from earshot.search.proposals import MADE_UP, SEARCHED, Proposal
 
 GROUPS = (
@@ -49,13 +47,10 @@ GROUPS = (
 # Keys of the group `model` that say how a trained model is written down for an NPU: no part of a model's name but of its programs'. Stages
 # take them as the group FORM.
 FORM, FORM_KEYS = "form", tuple(f.name for f in dataclasses.fields(NpuForm))
-# They say how fast or from where, not what comes out: no part of a name, and no reason to build again.
-NEUTRAL_KEYS = {"jobs", "data_workers", "mirror", "download"}
 # What only a training reads: it says nothing of a model that was imported.
 TRAINING_GROUPS = {"tokenizer", "model", "train"}
 # What a search is to do says nothing of a variant.
 SEARCH_GROUPS = {"sensitivity", "search"}
-LONGEST_VALUE = 24
 # What the paths under results/ are made of: the wildcards of the rules.
 NAMES = ("corpus", "features", "tokenizer", "model", "scheme", "window", "family", "target", "sensitivity", "search")
 
@@ -141,7 +136,7 @@ def variants(settings: Mapping[str, Any]) -> list[Variant]:
             sweeps = [settings["sweep"]] if settings.get("sweep") else compose("pipeline", overrides=base).sweep
             found = [_variant([*base, *point]) for text in sweeps or [""] for point in points(text)]
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_readable(error)) from error
+        raise ConfigError(readable(error)) from error
     by_id: dict[str, Variant] = {}
     for variant in found:
         other = by_id.setdefault(variant.id, variant)
@@ -175,7 +170,7 @@ def points(text: str) -> list[list[str]]:
     try:
         parsed = parser.parse_overrides(shlex.split(text))
     except (HydraException, ValueError) as error:
-        raise ConfigError(f"sweep={text!r}: not in the grammar KEY=VALUE,VALUE KEY=VALUE ...: {_readable(error)}") from error
+        raise ConfigError(f"sweep={text!r}: not in the grammar KEY=VALUE,VALUE KEY=VALUE ...: {readable(error)}") from error
     return [list(point) for point in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
 
 
@@ -198,28 +193,28 @@ def _variant(overrides: list[str]) -> Variant:
     for of_groups in (resolved, differences):
         form = {key: of_groups["model"].pop(key) for key in FORM_KEYS if key in of_groups["model"]}
         of_groups[FORM] = form if config.quant.takes_npu_form(config.target.family) else {}
-    names = {group: choices[group] + _suffix(differences[group]) for group in GROUPS}
+    names = {group: choices[group] + suffix(differences[group]) for group in GROUPS}
     if differences["quant"].get("scheme", "").startswith(SEARCHED):  # a digest of its parts
         further = {key: value for key, value in differences["quant"].items() if key not in MADE_UP}
-        names["quant"] = config.quant.scheme + _suffix(further)
+        names["quant"] = config.quant.scheme + suffix(further)
     defaults = _default_choices()
     if config.imported.checkpoint is None:
         of_model = [names["model"], names["corpus"], *(names[g] for g in ("features", "tokenizer", "train") if names[g] != defaults[g])]
     else:
-        of_model = ["imported", _imported_name(resolved["imported"]), names["corpus"]]
+        of_model = ["imported", imported_name(resolved["imported"]), names["corpus"]]
         of_model += [names["features"]] if names["features"] != defaults["features"] else []
     model = "-".join(of_model)
     of_scheme = [names["quant"], *([names["calib"]] if config.quant.calibrated else []), names["window"]]
     searching = config.search.method != "none"
     if searching:
         _check_search(config, choices["quant"], differences["quant"])
-    of_tables = "-".join([names["calib"], names["window"]]) + _suffix(differences[FORM])
+    of_tables = "-".join([names["calib"], names["window"]]) + suffix(differences[FORM])
     return Variant(
         corpus=names["corpus"],
         features=names["features"],
         tokenizer=f"{names['tokenizer']}-{names['corpus']}",
         model=model,
-        scheme="-".join(of_scheme) + _suffix(differences[FORM]),
+        scheme="-".join(of_scheme) + suffix(differences[FORM]),
         window=names["window"],
         family=config.target.family,
         target=names["target"],
@@ -251,7 +246,7 @@ def _check_search(config: Pipeline, base: str, overridden: Mapping[str, Any]) ->
             raise ConfigError(f"search.schemes: {name} is not in the table that the search starts from; add it to sensitivity.schemes")
     if of_search and (base != of_search[0] or overridden):
         raise ConfigError(
-            f"quant={base}{_suffix(overridden)}: a search starts from the first of search.schemes as it is; set quant={of_search[0]}"
+            f"quant={base}{suffix(overridden)}: a search starts from the first of search.schemes as it is; set quant={of_search[0]}"
         )
     if of_search and config.model.npu_form and family != "host" and not all(schemes[name].takes_npu_form(family) for name in of_search):
         raise ConfigError(
@@ -286,7 +281,7 @@ def _option(group: str, name: str) -> Any:
             cfg = compose("pipeline", overrides=["~experiment", "+experiment_name=''", f"{group}={name}"])
             return typed(cfg[group])
     except HydraException as error:
-        raise ConfigError(_readable(error)) from error
+        raise ConfigError(readable(error)) from error
 
 
 def proposed(variant: Variant, proposals: Iterable[Proposal]) -> list[Variant]:
@@ -324,12 +319,6 @@ def _check_imported(imported: Imported) -> None:
         raise ConfigError(f"a checkpoint is to be imported, but not all of its files are given; add {' '.join(absent)}")
 
 
-def _imported_name(imported: Mapping[str, Any]) -> str:
-    """The file's name, and a digest of all values by which it is imported."""
-    stem = re.sub(r"[^\w.]+", "_", PurePath(imported["checkpoint"]).stem)[-LONGEST_VALUE:]
-    return f"{stem}~{hashlib.sha256(json.dumps(imported, sort_keys=True).encode()).hexdigest()[:6]}"
-
-
 def targets_of(families: Iterable[str]) -> list[str]:
     """The targets whose family is one of `families`."""
     loader = GlobalHydra.instance().config_loader()
@@ -352,41 +341,3 @@ def _default_choices() -> dict[str, str]:
 
 def _difference(chosen: Mapping[str, Any], actual: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in actual.items() if chosen.get(key) != value}
-
-
-def _suffix(difference: Mapping[str, Any]) -> str:
-    """`+key=value` for each override that changes what is built; a value that does not read well in a path is shortened to a digest."""
-    return "".join(f"+{key}={_slug(value)}" for key, value in sorted(difference.items()) if key not in NEUTRAL_KEYS)
-
-
-def _slug(value: Any) -> str:
-    # No comma: Snakemake separates wildcards by it where one of its processes starts another.
-    text = "_".join(map(str, value)) or "empty" if isinstance(value, list) else str(value)
-    if re.fullmatch(rf"[\w.-]{{1,{LONGEST_VALUE}}}", text) and text.strip("."):
-        return text
-    tail = re.sub(r"[^\w.-]+", "_", text.rstrip("/").rsplit("/", 1)[-1])[-LONGEST_VALUE:]
-    return f"{tail}~{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-
-
-def hydra_value(value: Any) -> str:
-    """A value in Hydra's override grammar, quoted where it must be."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(hydra_value(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}: {hydra_value(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, str):
-        escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'")
-        return f"'{escaped}'"
-    return str(value)
-
-
-def _readable(error: Exception) -> str:
-    """Hydra's message and its cause in one line, without the lists of search paths and the advice that does not fit here."""
-    texts = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
-    lines = [line.strip() for text in texts for line in text.split("Config search path:")[0].splitlines()]
-    unfit = ("HYDRA_FULL_ERROR", "To append to your config", "object_type=", "reference_type=")
-    return "; ".join(line.rstrip(".:") for line in lines if line and not any(word in line for word in unfit))

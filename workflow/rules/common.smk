@@ -6,7 +6,8 @@ from pathlib import Path
 from shlex import quote
 
 from earshot.errors import EarshotError
-from earshot.pipeline import FORM, NAMES, hydra_value, variants
+from earshot.hydra_words import hydra_value
+from earshot.pipeline import FORM, NAMES, variants
 from earshot.source_digest import source_digest
 from snakemake.exceptions import WorkflowError
 

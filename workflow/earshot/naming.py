@@ -1,0 +1,35 @@
+"""Names of what is built: the choices, and whatever was overridden beyond them. A person reads them, and they are paths."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+# They say how fast or from where, not what comes out: no part of a name, and no reason to build again.
+NEUTRAL_KEYS = {"jobs", "data_workers", "mirror", "download"}
+LONGEST_VALUE = 24
+
+
+def suffix(difference: Mapping[str, Any]) -> str:
+    """`+key=value` for each override that changes what is built; a value that does not read well in a path is shortened to a digest."""
+    return "".join(f"+{key}={slug(value)}" for key, value in sorted(difference.items()) if key not in NEUTRAL_KEYS)
+
+
+def slug(value: Any) -> str:
+    """A value as a part of a path."""
+    # No comma: Snakemake separates wildcards by it where one of its processes starts another.
+    text = "_".join(map(str, value)) or "empty" if isinstance(value, list) else str(value)
+    if re.fullmatch(rf"[\w.-]{{1,{LONGEST_VALUE}}}", text) and text.strip("."):
+        return text
+    tail = re.sub(r"[^\w.-]+", "_", text.rstrip("/").rsplit("/", 1)[-1])[-LONGEST_VALUE:]
+    return f"{tail}~{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def imported_name(imported: Mapping[str, Any]) -> str:
+    """The file's name, and a digest of all values by which it is imported."""
+    stem = re.sub(r"[^\w.]+", "_", PurePath(imported["checkpoint"]).stem)[-LONGEST_VALUE:]
+    return f"{stem}~{hashlib.sha256(json.dumps(imported, sort_keys=True).encode()).hexdigest()[:6]}"

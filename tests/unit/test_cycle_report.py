@@ -126,4 +126,4 @@ def test_the_picture_of_memory_names_the_layer_of_the_peak():
         for i, (name, kib) in enumerate(held.items())
     ]
     text = " ".join(ElementTree.fromstring(memory_plot.svg(table, 1000.0)).itertext())
-    assert "1,000 KiB reserved; most in use 900 KiB: subsampling, Conv2D (op0)" in text and "blocks.0.attention" in text
+    assert "1,000 KiB reserved; most in use 900 KiB: subsampling, Conv2D (op0)" in text and "0.attention" in text

@@ -43,8 +43,16 @@ def given(folder) -> tuple[str, ...]:
     return f"model_dir={folder / 'model'}", f"corpus_dir={folder / 'corpus'}"
 
 
-def test_the_quantized_program_says_about_what_the_network_says(folder, host):
-    quantized, recognizer = program.load(host), checkpoint.load(folder / "model")
+@pytest.fixture(scope="module")
+def dynamic(folder):
+    """Made of no speech at all."""
+    run("quantize", "quant=dynamic_int8", "family=host", f"out={folder / 'dynamic'}", *given(folder), *WINDOW)
+    return folder / "dynamic"
+
+
+@pytest.mark.parametrize("made", ["host", "dynamic"])
+def test_the_quantized_program_says_about_what_the_network_says(folder, made, request):
+    quantized, recognizer = program.load(request.getfixturevalue(made)), checkpoint.load(folder / "model")
     assert quantized.window_frames == 200
     assert quantized.pieces == PIECES
     features = calibrate.fit_window(quantized.front_end(noise(1.3, 7)), quantized.front_end, 200)[0]

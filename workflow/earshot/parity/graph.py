@@ -106,7 +106,7 @@ class Graph:
         for node in self.nodes:
             if not is_dequantize(node) or node.args[0] not in self._constants:
                 continue
-            integers, *others = map_arg(node.args, self._constants.__getitem__)
+            integers, *others = map_arg(node.args, self._constant)
             held = node.target(integers, *others, **node.kwargs)
             nearest = min(by_shape.get(_size(held), []), key=lambda one: float((held - one).norm()), default=None)
             stored += 1
@@ -114,6 +114,10 @@ class Graph:
                 replaced, held = replaced + 1, nearest.reshape(held.shape)
             floats[node.args[0]] = held
         return floats, replaced, stored
+
+    def _constant(self, node: Node) -> Any:
+        """What an operator gives that no input reaches: the scale of a constant may be computed anew in each run, too."""
+        return self._constants[node] if node in self._constants else node.target(*map_arg(node.args, self._constant), **node.kwargs)
 
     def following(self, quantize: Node) -> list[Node]:
         """The quantize nodes of the activations that are made of one directly, whatever operators lie between."""

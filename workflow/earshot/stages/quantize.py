@@ -99,7 +99,9 @@ def main(cfg: QuantizeStage) -> None:
                 if left
                 else calibrate.inputs(bar, recognizer.front_end, frames)
             )
-            if cfg.calib.weights == "compensated":
+            if not chosen:
+                inputs = [tuple(map(torch.zeros, shapes))]  # what is observed are the weights, and only while the network runs
+            elif cfg.calib.weights == "compensated":
                 inputs = list(inputs)
                 weights.round_weights(written, cfg.quant, inputs)
                 program.update(exported, written)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import os
@@ -19,12 +18,11 @@ import torchaudio
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from earshot import optimizer
+from earshot import curves, optimizer
 from earshot.config import SAMPLE_RATE_HZ, Decode, Train
 from earshot.data import Batch, Utterances, batches
 from earshot.decode import BLANK_ID, decode
 from earshot.features import FrontEnd
-from earshot.files import atomic
 from earshot.model import Conformer
 
 
@@ -153,25 +151,13 @@ class Curves(Callback):
             "epoch_s": seconds,
             "x_realtime": module.seen_s / seconds,
         }
-        kept = [old for old in read_curves(self.path) if int(old["epoch"]) < trainer.current_epoch]
-        with atomic(self.path) as temporary, open(temporary, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, row)
-            writer.writeheader()
-            writer.writerows([*kept, {key: f"{value:.6g}" for key, value in row.items()}])
+        curves.add(self.path, row, by="epoch")
         print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  train loss {row['train_loss']:.3f}  dev loss {row['dev_loss']:.3f}  "
             f"dev WER {row['dev_wer']:.1%}  {row['x_realtime']:.0f} times real time",
             flush=True,
         )
         self.sink({key: value for key, value in row.items() if key not in ("epoch", "step")}, trainer.global_step)
-
-
-def read_curves(path: Path) -> list[dict[str, str]]:
-    """The rows of curves.csv; none where there is no such file yet."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 class AveragedWeights(WeightAveraging):

@@ -15,6 +15,7 @@ from earshot.errors import ArtifactError
 from earshot.files import read_json, sha256, write_json
 from earshot.lower import tosa_operators
 from earshot.lower.tosa_operators import Operator
+from earshot.parts import part_of
 
 MODULES = "graph_modules.json"  # beside the graph
 TRACE = "debug.json"  # in the folder of intermediate files
@@ -31,10 +32,8 @@ class Origin:
 
     @property
     def module(self) -> str:
-        """The part of the model: of a numbered list the parts of each member (blocks.0.feed_forward1), else the outermost name."""
-        names = self.path.split(".")
-        number = next((i for i, name in enumerate(names) if name.isdecimal()), -1)
-        return ".".join(names[: number + 2]) if number >= 0 else names[0]
+        """The part of the model."""
+        return part_of(self.path)
 
 
 def write(graph: Path, trace: Path) -> None:

@@ -9,7 +9,6 @@ does, and holds the moving average of the weights. Ranges of activations are obs
 
 from __future__ import annotations
 
-import csv
 import math
 import random
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from torch import nn
 from torch.fx import GraphModule
 from tqdm import tqdm
 
-from earshot import windows
+from earshot import curves, windows
 from earshot.config import Decode, Qat
 from earshot.corpus.manifest import read_audio
 from earshot.decode import decode
@@ -174,7 +173,7 @@ class Training:
 
     def _known(self) -> bool:
         """Whether this step has its row already: training goes on from there."""
-        return any(int(row["step"]) == self.step for row in read_curves(self.state / CURVES))
+        return any(int(row["step"]) == self.step for row in curves.read(self.state / CURVES))
 
     def _keep(self, row: dict[str, float]) -> None:
         """The row last: with it the state is whole."""
@@ -187,11 +186,7 @@ class Training:
         }
         with atomic(self.state / STATE) as temporary:
             torch.save(content, temporary)
-        rows = [old for old in read_curves(self.state / CURVES) if int(old["step"]) < self.step]
-        with atomic(self.state / CURVES) as temporary, open(temporary, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, row)
-            writer.writeheader()
-            writer.writerows([*rows, {key: f"{value:.6g}" for key, value in row.items()}])
+        curves.add(self.state / CURVES, row, by="step")
 
     @torch.no_grad()
     def _resume(self) -> None:
@@ -205,11 +200,3 @@ class Training:
         self.optimizer.load_state_dict(content["optimizer"])
         for graph in (self.taught, self.averaged):
             fake.put_ranges(graph, content["ranges"])
-
-
-def read_curves(path: Path) -> list[dict[str, str]]:
-    """The rows of the curves; none where there are none yet."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as stream:
-        return list(csv.DictReader(stream))

@@ -12,6 +12,7 @@ from pathlib import Path
 import lightning
 import torch
 
+from earshot import curves
 from earshot.config import TrainStage
 from earshot.corpus.manifest import load_cuts
 from earshot.data import Utterances
@@ -23,7 +24,7 @@ from earshot.model import Conformer, checkpoint
 from earshot.resuming import fresh_state
 from earshot.stages import stage
 from earshot.tokenizer import Tokenizer, read_pieces
-from earshot.train import CtcTraining, fit, read_curves
+from earshot.train import CtcTraining, fit
 
 
 def start_weights(model: Conformer, model_dir: Path, pieces: list[str]) -> None:
@@ -73,16 +74,16 @@ def main(cfg: TrainStage) -> None:
         weights = fit(task, out / "state", live.log)
     checkpoint.save(out, weights, config, features_dir / "front_end.json", tokenizer_dir / "tokenizer.pieces")
     shutil.copyfile(out / "state" / "curves.csv", out / "curves.csv")
-    curves = read_curves(out / "curves.csv")
+    rows = curves.read(out / "curves.csv")
     write_json(
         out / "metrics.json",
         {
             "parameters": parameters,
-            "epochs": len(curves),
+            "epochs": len(rows),
             "train_hours": train_s / 3600,
-            "dev_wer": float(curves[-1]["dev_wer"]),
-            "dev_loss": float(curves[-1]["dev_loss"]),
-            "training_s": sum(float(row["epoch_s"]) for row in curves),
+            "dev_wer": float(rows[-1]["dev_wer"]),
+            "dev_loss": float(rows[-1]["dev_loss"]),
+            "training_s": sum(float(row["epoch_s"]) for row in rows),
             "last_session_s": time.monotonic() - started,
         },
     )

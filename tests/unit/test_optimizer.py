@@ -4,12 +4,13 @@ import copy
 
 import torch
 
-from earshot import optimizer
+from earshot import bfloat16, optimizer
 from earshot.config import Model, Train
 from earshot.model import Conformer
 
 
-def test_muon_and_adamw_together_make_the_steps_of_the_library():
+def test_muon_and_adamw_together_make_the_steps_of_the_library(monkeypatch):
+    monkeypatch.setattr(bfloat16, "is_native", lambda: True)  # the library's are in bfloat16 on every machine
     torch.manual_seed(0)
     model = Conformer(Model(dim=16, layers=2, heads=2, conv_kernel=3, subsampling_channels=[4, 4]), 80, 9)
     other = copy.deepcopy(model)
@@ -30,3 +31,18 @@ def test_muon_and_adamw_together_make_the_steps_of_the_library():
             one.step()
     for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=1e-4, rtol=1e-3, msg=name)  # products in bfloat16 round by their order
+
+
+def test_without_bfloat16_muon_makes_about_the_same_steps_in_float32(monkeypatch):
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(16, 32)) for _ in range(2)]
+    for p in parameters:
+        p.grad = torch.randn(16, 32, generator=torch.Generator().manual_seed(1))
+    steps = []
+    for p, native in zip(parameters, (True, False), strict=True):
+        monkeypatch.setattr(bfloat16, "is_native", lambda native=native: native)
+        before = p.detach().clone()
+        optimizer.BatchedMuon([p], lr=0.1, weight_decay=0.0).step()
+        steps.append((p.detach() - before).flatten())
+    assert torch.nn.functional.cosine_similarity(*steps, dim=0) > 0.999
+    assert not torch.equal(*steps)

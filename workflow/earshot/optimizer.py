@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from earshot import bfloat16
 from earshot.config import Train
 from earshot.model import Conformer
 
@@ -55,13 +56,13 @@ class BatchedMuon(torch.optim.Muon):
 
 
 def orthogonalise(matrices_nij: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
-    """About the nearest orthogonal matrix to each, in bfloat16, by the quintic Newton-Schulz iteration.
+    """About the nearest orthogonal matrix to each, in bfloat16 where the machine has it, by the quintic Newton-Schulz iteration.
 
     Source: K. Jordan, "Muon: An optimizer for hidden layers in neural networks", https://kellerjordan.github.io/posts/muon/
     """
     a, b, c = coefficients
     tall = matrices_nij.shape[1] > matrices_nij.shape[2]
-    x = matrices_nij.bfloat16()
+    x = matrices_nij.to(torch.bfloat16 if bfloat16.is_native() else torch.float32)
     x = x.transpose(1, 2) if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(eps)
     for _ in range(steps):

@@ -18,7 +18,7 @@ import torchaudio
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from earshot import curves, optimizer
+from earshot import bfloat16, curves, optimizer
 from earshot.config import SAMPLE_RATE_HZ, Decode, Train
 from earshot.data import Batch, Utterances, batches
 from earshot.decode import BLANK_ID, decode
@@ -171,6 +171,15 @@ class AveragedWeights(WeightAveraging):
         return self._average_model.module.model.state_dict()
 
 
+def precision(config: Train) -> str:
+    """Lightning's name of the precision to train in: that of the configuration, or float32 where bfloat16 would be slower."""
+    if config.precision == "bf16" and bfloat16.is_native():
+        return "bf16-mixed"
+    if config.precision == "bf16":
+        print("train.precision=bf16: this processor has no instructions for it; training in float32, which is faster here", flush=True)
+    return "32-true"
+
+
 def fit(task: CtcTraining, state: Path, sink: Callable[[dict[str, float], int], None]) -> dict[str, torch.Tensor]:
     """Train, going on from `state` where it holds a checkpoint, and return the averaged float32 weights."""
     config = task.config
@@ -191,7 +200,7 @@ def fit(task: CtcTraining, state: Path, sink: Callable[[dict[str, float], int], 
         accelerator=config.accelerator,
         devices=config.devices,
         strategy=config.strategy,
-        precision={"fp32": "32-true", "bf16": "bf16-mixed"}[config.precision],
+        precision=precision(config),
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.grad_clip,
         callbacks=callbacks,

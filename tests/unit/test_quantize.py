@@ -13,10 +13,10 @@ from tiny_recognizer import PIECES, noise, write_corpus, write_model
 from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
-from earshot.config import CONF_DIR, Calib, Quant, register, typed
+from earshot.config import CONF_DIR, Calib, CalibPart, Quant, register, typed
 from earshot.corpus.manifest import load_cuts
 from earshot.model import checkpoint
-from earshot.quantize import calibrate, program, schemes
+from earshot.quantize import calibrate, fake, program, schemes
 from earshot.quantize.observers import PercentileObserver
 
 SECONDS = [0.7, 1.0, 1.5, 2.0, 2.5, 3.0]
@@ -150,6 +150,36 @@ def test_activations_are_observed_as_the_configuration_says(observer, kind, sche
     assert observed and all(issubclass(one, kind) for one in observed), "those of small tensors have a least resolution besides"
 
 
+class TwoLayers(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("activation_bits", "family", "training"), [(8, "u85", False), (16, "u85", False), (8, "host", False), (8, "u85", True)]
+)
+def test_activations_of_some_modules_are_observed_in_another_way(activation_bits, family, training):
+    exported = torch.export.export(TwoLayers().eval(), (torch.zeros(1, 4),), strict=True)
+    graph = exported.module(check_guards=False)
+    calib = Calib(observer="minmax", parts=[CalibPart(modules="fir*", observer="percentile", percentile=90.0)])
+    quant = Quant(scheme="any", activation_bits=activation_bits)
+    made = schemes.quantizer(quant, calib, family, graph, training)
+    prepared = fake.prepare(exported, made) if training else prepare_pt2e(graph, made)
+    kinds = {}
+    for node in prepared.graph.nodes:
+        if node.op == "call_module" and node.args[0].op != "get_attr":
+            observer = prepared.get_submodule(node.target)
+            kinds[node.args[0].name] = observer.activation_post_process if training else observer
+    of_first, others = kinds.pop("linear"), list(kinds.values())
+    assert isinstance(of_first, PercentileObserver) and of_first.percentile == 90.0
+    assert others and not any(isinstance(one, PercentileObserver) for one in others)
+    assert {(one.quant_min, one.quant_max) for one in others} == {(of_first.quant_min, of_first.quant_max)}
+
+
 def test_the_first_part_of_a_mixture_that_fits_decides_for_a_layer(folder, tmp_path):
     parts = "[{modules: '*.feed_forward?.widen', weight_bits: 4}, {modules: 'blocks.0.feed_forward1', activation_bits: 16}]"
     form = ("quant=mixed", f"quant.parts={parts}", "calib.utterances=1", "family=u85", *given(folder), f"out={tmp_path / 'out'}")
@@ -161,12 +191,12 @@ def test_the_first_part_of_a_mixture_that_fits_decides_for_a_layer(folder, tmp_p
     assert "[-127, 127]" in stored["output"]["weight"]
 
 
-def test_a_part_that_no_module_belongs_to_is_refused_with_the_names_that_there_are(folder, tmp_path):
-    parts = "[{modules: 'encoder.*', weight_bits: 4}]"
+@pytest.mark.parametrize("parts", ["quant.parts=[{modules: 'encoder.*', weight_bits: 4}]", "calib.parts=[{modules: 'encoder.*'}]"])
+def test_a_part_that_no_module_belongs_to_is_refused_with_the_names_that_there_are(folder, tmp_path, parts):
     message = fails(
         "quantize",
         "quant=mixed",
-        f"quant.parts={parts}",
+        parts,
         "family=u85",
         "calib.utterances=2",
         *given(folder),

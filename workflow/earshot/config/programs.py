@@ -96,17 +96,31 @@ class Quant(Precision):
 
 
 @dataclass
-class Calib(Checked):
+class Ranges(Checked):
+    """How the range of an activation follows from what it was seen to be."""
+
+    # The range with the least squared error of a histogram; from the smallest to the largest value; those averaged over the utterances; the
+    # range that leaves out what lies beyond `percentile` on both sides.
+    observer: str = one_of("histogram", "histogram", "minmax", "average", "percentile")
+    percentile: float = bounded(99.99, gt=50.0, le=100.0)
+
+
+@dataclass
+class CalibPart(Ranges):
+    """Ranges of the activations that some modules make, they and all that is in them."""
+
+    modules: str = MISSING  # a pattern, as of quant.parts
+
+
+@dataclass
+class Calib(Ranges):
     """Training speech that activations are observed on, and how their ranges follow."""
 
     utterances: int = bounded(64, ge=1)
     seconds: float | None = bounded(None, gt=0.0)  # as many utterances as last so long, instead
     # At random; evenly over the durations; one of each speaker, then a second of each ...; the longest.
     sampling: str = one_of("random", "random", "duration", "speaker", "longest")
-    # The range with the least squared error of a histogram; from the smallest to the largest value; those averaged over the utterances; the
-    # range that leaves out what lies beyond `percentile` on both sides.
-    observer: str = one_of("histogram", "histogram", "minmax", "average", "percentile")
-    percentile: float = bounded(99.99, gt=50.0, le=100.0)
+    parts: list[CalibPart] = field(default_factory=list)  # the first that has the maker of an activation decides
     # Each weight is rounded to its nearest value; or what one weight of an output loses is made up for by the others, for the inputs that
     # calibration sees (GPTQ).
     weights: str = one_of("nearest", "nearest", "compensated")

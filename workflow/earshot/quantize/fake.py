@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
-from torchao.quantization.pt2e import FakeQuantize
+from torchao.quantization.pt2e import FakeQuantize, ObserverBase
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
 from torchao.quantization.pt2e.quantizer import Quantizer
 
@@ -28,7 +28,12 @@ class FakeActivation(FakeQuantize):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.observing = False
-        self._unused = (copy.deepcopy(self.activation_post_process),)  # in a tuple: no part of the network
+        self.observe_with(self.activation_post_process)
+
+    def observe_with(self, observer: ObserverBase) -> None:
+        """Observe, from now on, with copies of `observer`, which has seen nothing."""
+        self.activation_post_process = observer
+        self._unused = (copy.deepcopy(observer),)  # in a tuple: no part of the network
 
     def observe(self) -> None:
         """Forget the range: from now on, observe."""

@@ -11,23 +11,15 @@ from executorch.backends.arm.quantizer import EthosUQuantizer, get_symmetric_a16
 from executorch.backends.arm.quantizer import get_symmetric_quantization_config as arm_int8
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config as xnnpack_int8
-from torchao.quantization.pt2e import (
-    FakeQuantize,
-    HistogramObserver,
-    MinMaxObserver,
-    MovingAverageMinMaxObserver,
-    MovingAveragePerChannelMinMaxObserver,
-)
+from torchao.quantization.pt2e import FakeQuantize, MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
 from earshot.config import Calib, Precision, Quant
 from earshot.errors import ConfigError
+from earshot.quantize import observers
 from earshot.quantize.fake import FakeActivation
 from earshot.quantize.module_paths import name as _name
 from earshot.quantize.module_paths import paths as _paths
-from earshot.quantize.observers import PercentileObserver, resolved
-
-AVERAGING = 0.1  # weight of the newest utterance: about ten decide, of the few tens that calibration sees
 
 # What decides how an Ethos-U program is quantized is the operator set, which all targets of a family share: one of them stands for all.
 _REPRESENTATIVES = {
@@ -67,12 +59,7 @@ def check(quant: Quant, family: str) -> None:
 
 def _observed(spec: QuantizationSpec, calib: Calib, training: bool) -> QuantizationSpec:
     """The spec of an activation with the observer that `calib` asks for, everything else as the backend has it."""
-    kind, settings = {
-        "histogram": (HistogramObserver, {}),
-        "minmax": (MinMaxObserver, {}),
-        "average": (MovingAverageMinMaxObserver, {"averaging_constant": AVERAGING}),
-        "percentile": (PercentileObserver, {"percentile": calib.percentile}),
-    }[calib.observer]
+    kind, settings = observers.kind(calib)
     observer = kind.with_args(eps=_smallest_scale(spec), **settings)
     return dataclasses.replace(spec, observer_or_fake_quant_ctr=FakeActivation.with_args(observer=observer) if training else observer)
 
@@ -97,7 +84,7 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
     `training`: for `fake.prepare`, weights are rounded by their range of the moment.
 
     Raises:
-        ConfigError: no module of the network has a name that a part of the scheme asks for.
+        ConfigError: no module of the network has a name that a part of the scheme asks for; prepare_pt2e, one that `calib.parts` does.
     """
     made = XNNPACKQuantizer() if family == "host" else EthosUQuantizer(EthosUCompileSpec(**_REPRESENTATIVES[family]))
     made.set_global(_backend_config(quant, calib, family, training))
@@ -120,6 +107,8 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
     # The first part that has a node decides: as does the first name that XNNPACK's quantizer is told, and the last that Ethos-U's is.
     for name, config in parts if family == "host" else reversed(parts):
         made.set_module_name(name, config)
+    if calib.parts:
+        made.prepare_obs_or_fq_callback = lambda graph_module, found: observers.choose(calib.parts, found)
     return made
 
 
@@ -138,7 +127,7 @@ def _backend_config(precision: Precision, calib: Calib, family: str, training: b
         config = arm_int8(is_per_channel=precision.per_channel, weight_qmin=-weight_max, weight_qmax=weight_max)
     activation = _observed(config.input_activation, calib, training)
     if precision.activation_bits == 16:
-        activation = resolved(activation)
+        activation = observers.resolved(activation)
     if training:
         config = dataclasses.replace(config, weight=_trained(config.weight))
     return dataclasses.replace(config, input_activation=activation, output_activation=activation)

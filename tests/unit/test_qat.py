@@ -80,6 +80,18 @@ def test_the_trained_network_says_more_nearly_what_the_float_one_says(made, tmp_
     assert rows[-1]["dev_loss"] < 0.7 * rows[0]["dev_loss"]
 
 
+def test_what_is_kept_is_the_best_of_all_rows(made, tmp_path):
+    """At such a rate the network is soon lost: what it was before training is the best."""
+    rows, averaged = training(made, tmp_path / "state", steps=4, period=2, lr=1.0, warmup=0.0, freeze_after=0.0, ema_decay=0.0)
+    first = next(rows)
+    before = copy.deepcopy(averaged.state_dict())
+    rest = list(rows)
+    assert all(row["dev_loss"] > first["dev_loss"] for row in rest)
+    kept = averaged.state_dict()
+    for name in before:
+        torch.testing.assert_close(kept[name], before[name], rtol=1e-3, atol=1e-3, msg=name)  # scales of weights pass through lost ones
+
+
 def test_an_interrupted_training_ends_as_one_in_a_piece(made, tmp_path):
     config = {"steps": 6, "period": 2}
     rows, whole = training(made, tmp_path / "whole", **config)

@@ -9,6 +9,7 @@ does, and holds the moving average of the weights. Ranges of activations are obs
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Iterator
@@ -124,10 +125,14 @@ class Training:
         self.average = {name: own[name] for name in self.weights}
         adamw = {"lr": config.lr, "betas": (0.9, 0.98), "weight_decay": config.weight_decay}
         self.optimizer = torch.optim.AdamW(self.weights.values(), **adamw, foreach=True)
-        self.step = 0
+        self.step, self.best = 0, {}
 
     def fit(self, speech: Speech, calibration: Inputs, dev: Dev) -> Iterator[dict[str, float]]:
-        """Train from where `state` stands; yields a row of the curves at the beginning of each period, and at the end."""
+        """Train from where `state` stands; yields a row of the curves at the beginning of each period, and at the end.
+
+        What `averaged` holds in the end is the best of all rows, which may be that before the first step: a program of 8 bits can be so
+        near to the float network that training only leads away from it.
+        """
         self._resume()
         with tqdm(total=self.config.steps, initial=self.step, desc="quantization-aware training", unit="step", disable=None) as bar:
             losses: list[float] = []
@@ -143,10 +148,13 @@ class Training:
                     self._keep(row)
                     yield row
                 if self.step == self.config.steps:
-                    return
+                    break
                 losses.append(self._learn(*speech.batch(self.step * self.config.batch, self.config.batch)))
                 bar.update()
                 bar.set_postfix(loss=f"{losses[-1]:.3f}")
+        self._put(self.best["average"], self.best["ranges"])
+        with torch.no_grad():
+            self.averaged(*calibration[0])  # weights are rounded by their range when the network last ran
 
     def _learn(self, x_btf: torch.Tensor, frames_b: torch.Tensor) -> float:
         for group in self.optimizer.param_groups:
@@ -177,12 +185,15 @@ class Training:
 
     def _keep(self, row: dict[str, float]) -> None:
         """The row last: with it the state is whole."""
+        own = {"average": dict(self.average), "ranges": fake.ranges(self.averaged)}
+        if not self.best or row["dev_loss"] < self.best["dev_loss"]:
+            self.best = {"step": self.step, "dev_loss": row["dev_loss"], **copy.deepcopy(own)}
         content = {
             "step": self.step,
             "weights": dict(self.weights),
-            "average": dict(self.average),
             "optimizer": self.optimizer.state_dict(),
-            "ranges": fake.ranges(self.averaged),
+            "best": self.best,
+            **own,
         }
         with atomic(self.state / STATE) as temporary:
             torch.save(content, temporary)
@@ -193,10 +204,15 @@ class Training:
         if not (self.state / STATE).exists():
             return
         content: dict[str, Any] = torch.load(self.state / STATE, weights_only=True)
-        self.step = content["step"]
-        for own, kept in ((self.weights, content["weights"]), (self.average, content["average"])):
-            for name, parameter in own.items():
-                parameter.copy_(kept[name])
+        self.step, self.best = content["step"], content["best"]
+        for name, parameter in self.weights.items():
+            parameter.copy_(content["weights"][name])
         self.optimizer.load_state_dict(content["optimizer"])
+        self._put(content["average"], content["ranges"])
+
+    @torch.no_grad()
+    def _put(self, average: dict[str, torch.Tensor], ranges: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        for name, parameter in self.average.items():
+            parameter.copy_(average[name])
         for graph in (self.taught, self.averaged):
-            fake.put_ranges(graph, content["ranges"])
+            fake.put_ranges(graph, ranges)

@@ -50,7 +50,7 @@ def trained(
         print(f"step {row['step']}/{cfg.quant.qat.steps}  {losses}  dev WER {row['dev_wer']:.1%}", flush=True)
     with atomic(Path(cfg.out) / CURVES) as temporary:
         shutil.copyfile(state / qat.CURVES, temporary)
-    return fake.convert(averaged), {**dataclasses.asdict(cfg.quant.qat), "utterances": len(utterances)}
+    return fake.convert(averaged), {**dataclasses.asdict(cfg.quant.qat), "utterances": len(utterances), "best_step": training.best["step"]}
 
 
 def graphs(

@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from earshot.export.front_end import FromAudio, WindowFrontEnd
-from earshot.model import checkpoint
+from earshot.model import checkpoint, portable
 from earshot.quantize import program
 from earshot.quantize.tracing import quiet
 
@@ -70,8 +70,7 @@ class Format:
 
 
 def _write_safetensors(subject: Subject, folder: Path) -> None:
-    for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.FRONT_END, checkpoint.PIECES):
-        shutil.copyfile(subject.model_dir / name, folder / name)
+    portable.copy(subject.model_dir, folder)
     if subject.tokenizer:
         shutil.copyfile(subject.tokenizer, folder / "tokenizer.model")
 
@@ -151,9 +150,8 @@ def _run_pte(path: Path, x: torch.Tensor) -> torch.Tensor:
     return method.execute([x.contiguous()])[0].clone()
 
 
-SAFETENSORS = (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.FRONT_END, checkpoint.PIECES, "tokenizer.model")
 FORMATS = {
-    "safetensors": Format(SAFETENSORS, _write_safetensors, _run_safetensors),
+    "safetensors": Format((*portable.FILES, "tokenizer.model"), _write_safetensors, _run_safetensors),
     "torchscript": Format(("network.torchscript.pt",), _write_torchscript, _run_torchscript),
     "torch_export": Format(("network.pt2",), _write_torch_export, _run_torch_export),
     "onnx": Format(("network.onnx",), _write_onnx, _run_onnx),

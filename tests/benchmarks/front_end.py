@@ -1,15 +1,14 @@
 """The front end as a program: one program from audio to logits beside front end and network apart, and each beside features.py.
 
-    python tests/benchmarks/front_end.py MODEL_DIR --golden results/features/.../golden.npz
+    python tests/benchmarks/front_end.py results/export/MODEL/WINDOW
 
-The formats are exported anew. Milliseconds of a window on one thread, the median of runs that take turns; the last line is JSON.
+What `snakemake export` left there is run. Milliseconds of a window on one thread, the fastest of runs that take turns; JSON last.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import torch
 from executorch.runtime import Runtime
-from steps import stage
 
 from earshot.export import golden
 from earshot.files import read_json
@@ -27,35 +25,32 @@ from earshot.quantize import program
 
 
 def taking_turns(calls: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """Median milliseconds of each call."""
+    """The fewest milliseconds of each call."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(runs + 3):  # three to warm up
         for name, call in calls.items():
             started = time.perf_counter()
             call()
             taken[name].append(1000 * (time.perf_counter() - started))
-    return {name: round(statistics.median(of[3:]), 3) for name, of in taken.items()}
+    return {name: round(min(of[3:]), 3) for name, of in taken.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_dir", type=Path)
-    parser.add_argument("--golden", type=Path, help="golden.npz of the features step; default: a made-up signal")
-    parser.add_argument("--window", default="5s", help="a choice of conf/window/")
+    parser.add_argument("export", type=Path, help="an export with safetensors, torch_export, front_end and from_audio")
     parser.add_argument("--quick", action="store_true", help="10 runs in place of 100")
     args = parser.parse_args()
+    report = read_json(args.export / "export.json")
     with tempfile.TemporaryDirectory() as temporary:
-        out, words = Path(temporary), [f"golden={args.golden}"] if args.golden else []
-        stage("export_model", f"model_dir={args.model_dir}", f"out={out}", f"window={args.window}",
-              "formats=[torch_export,front_end,from_audio]", *words)  # fmt: skip
-        report = read_json(out / "export.json")
-        (out / "network.pte").write_bytes(xnnpack.lower(program.read(out / "network.pt2")).pte)
+        network = Path(temporary, "network.pte")
+        network.write_bytes(xnnpack.lower(program.read(args.export / "network.pt2")).pte)
         torch.set_num_threads(1)
         xnnpack.set_threads(1)
-        loaded = {name: Runtime.get().load_program(out / f"{name}.pte") for name in ("front_end", "network", "from_audio")}
+        paths = {"front_end": args.export / "front_end.pte", "network": network, "from_audio": args.export / "from_audio.pte"}
+        loaded = {name: Runtime.get().load_program(path) for name, path in paths.items()}
         methods = {name: one.load_method("forward") for name, one in loaded.items()}
-        front_end = checkpoint.load(args.model_dir).front_end
-        audio = golden.window(front_end, report["features"][1], str(args.golden) if args.golden else None)
+        front_end = checkpoint.load(args.export).front_end
+        audio = golden.window(front_end, report["features"][1], None)
         features = front_end(audio[0])[None]
         times = taking_turns(
             {

@@ -191,6 +191,7 @@ def test_what_a_search_proposes_is_a_variant_that_its_stages_understand():
         ({"overrides": "train.epoch=3"}, "train.epoch"),
         ({"overrides": "train.epochs=many"}, "many"),
         ({"overrides": "train.epochs=0"}, "at least 1"),
+        ({"overrides": "export.formats=[onnx,tflite]"}, "tflite is no format; choose of safetensors"),
         ({"overrides": "corpus.on_bad=ignore"}, "fail, skip"),
         ({"overrides": "window.overlap_s=4"}, "overlap_s"),
         ({"window": "2s_cached", "sweep": "quant=int8_pc target=host"}, "left_context_s=2: .* of the NPU form"),

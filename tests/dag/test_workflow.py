@@ -35,13 +35,36 @@ def test_every_variant_has_its_figures(finished):
 def test_the_device_bundle_is_complete(finished):
     bundle = variant_dirs(finished)["u85_256"]
     names = {path.name for path in bundle.rglob("*") if path.is_file()}
-    assert {"model.pte", "tokenizer.pieces", "front_end.json", "graph.tosa", "README.md", "vela_summary.csv", "vela_per_layer.csv"} <= names
+    assert {
+        "model.pte",
+        "tokenizer.pieces",
+        "front_end.json",
+        "front_end.c",
+        "graph.tosa",
+        "README.md",
+        "vela_summary.csv",
+        "vela_per_layer.csv",
+    } <= names
 
 
 def test_the_table_has_a_row_for_each_variant(finished):
     with open(finished / "results" / "report" / "variants.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["target"] for row in rows} == {"host", "u85_256"}
+
+
+def test_an_export_is_made_only_where_it_is_asked_for(finished):
+    assert jobs(snakemake(finished, "--dry-run", "export")) == {"export", "export_model"}
+    assert not {"export", "export_model"} & jobs(snakemake(finished, "--dry-run"))
+
+
+@pytest.mark.slow
+def test_an_export_is_of_the_trained_model(finished):
+    snakemake(finished, "export", overrides="export.formats=[safetensors,torchscript]")
+    (report,) = finished.glob("results/export/*/*/export.json")
+    content = json.loads(report.read_text())
+    assert {name: one["status"] for name, one in content["formats"].items()} == {"safetensors": "ok", "torchscript": "ok"}
+    assert content["golden"].endswith("golden.npz") and (report.parent / "tokenizer.model").is_file()
 
 
 def test_each_variant_is_one_run_in_mlflow(finished):

@@ -122,6 +122,23 @@ def test_the_golden_vectors_are_what_the_graph_computes(npu):
         assert (npu / f"golden_{name}.bin").read_bytes() == array.tobytes()
 
 
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc here to compile the front end with")
+def test_the_front_end_in_c_computes_the_golden_input(npu, tmp_path):
+    """By the commands that the README of the bundle gives, with gcc as strict as it can be."""
+    lines = (npu / "README.md").read_text().splitlines()
+    build, check = (next(line.strip() for line in lines if line.startswith(f"    {word}")) for word in ("gcc", "./check"))
+    shutil.copytree(npu, tmp_path / "bundle")
+    strict = "-Wall -Wextra -Wpedantic -Wconversion -Werror"
+    subprocess.run([*build.split(), *strict.split()], cwd=tmp_path / "bundle", check=True, capture_output=True)
+    said = subprocess.run(check.split(), cwd=tmp_path / "bundle", check=True, capture_output=True, text=True).stdout
+    assert "features: 16000 values" in said and "of 16000 integers differ" in said
+    features = np.load(npu / "golden_features.npy")
+    features[100, 3] += 2e-3
+    (tmp_path / "bundle" / "golden_features.bin").write_bytes(features.tobytes())
+    failed = subprocess.run(check.split(), cwd=tmp_path / "bundle", capture_output=True, text=True)
+    assert failed.returncode == 1
+
+
 def test_a_graph_is_judged_by_the_reference_model(npu):
     """On the golden signal and on the ends of the input's type. The weights of what the reference model is given are changed here."""
     assert json.loads((npu / "graph.json").read_text())["reference_windows"] == 3

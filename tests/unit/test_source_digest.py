@@ -22,12 +22,16 @@ def test_an_edit_changes_the_digests_that_it_concerns(tmp_path, monkeypatch):
     def digests() -> dict[str, str]:
         for function in (source_digest.imports, source_digest.modules, source_digest.source_digest):
             function.cache_clear()
-        return {stage: source_digest.source_digest(stage) for stage in ("train", "tokenizer", "corpus")}
+        return {stage: source_digest.source_digest(stage) for stage in ("train", "tokenizer", "corpus", "lower")}
 
-    before = digests()
-    with open(package / "model" / "attention.py", "a") as source:
-        source.write("\nX = 1\n")
-    after = digests()
-    assert {stage for stage in before if before[stage] != after[stage]} == {"train"}
+    for file, line, concerned in (
+        ("model/attention.py", "\nX = 1\n", {"train", "lower"}),
+        ("lower/device/front_end.c", "/* more */\n", {"lower"}),
+    ):
+        before = digests()
+        with open(package / file, "a") as source:
+            source.write(line)
+        after = digests()
+        assert {stage for stage in before if before[stage] != after[stage]} == concerned
     for function in (source_digest.imports, source_digest.modules, source_digest.source_digest):
         function.cache_clear()

@@ -222,7 +222,7 @@ def _variant(overrides: list[str]) -> Variant:
         search=f"{names['search']}-{names['budget']}-{of_tables}" if searching else "none",
         calibrated=config.quant.calibrated,
         choices=choices,
-        config={group: resolved[group] for group in (*GROUPS, FORM, "imported", "experiment_name")},
+        config={group: resolved[group] for group in (*GROUPS, FORM, "imported", "export", "experiment_name")},
         differences=differences,
         overrides=tuple(overrides),
     )

@@ -48,10 +48,17 @@ def modules(stage: str) -> tuple[str, ...]:
     return tuple(sorted(seen))
 
 
+def sources(module: str) -> list[Path]:
+    """The files of a module: its own, and of a package the files beside it that are no Python, such as sources in C that it gives away."""
+    file = module_file(module)
+    beside = sorted(path for path in file.parent.iterdir() if path.is_file() and path.suffix != ".py") if file.stem == "__init__" else []
+    return [file, *beside]
+
+
 @functools.cache
 def source_digest(stage: str) -> str:
     """A short digest of the source of all modules that a stage reaches."""
     digest = hashlib.sha256()
     for module in modules(stage):
-        digest.update(module.encode() + b"\0" + module_file(module).read_bytes() + b"\0")
+        digest.update(module.encode() + b"\0" + b"\0".join(path.read_bytes() for path in sources(module)) + b"\0")
     return digest.hexdigest()[:16]

@@ -102,6 +102,24 @@ def import_arguments(wildcards):
     return owner(wildcards).import_arguments()
 
 
+def golden_features(wildcards):
+    """Speech with its features, or nothing for a model that was imported: its front end is not that of the features step."""
+    variant = owner(wildcards)
+    return [] if variant.imported else f"results/features/{variant.corpus}/{variant.features}/golden.npz"
+
+
+def trained_tokenizer(wildcards):
+    """SentencePiece's model of a model that was trained here, or nothing."""
+    variant = owner(wildcards)
+    return [] if variant.imported else f"results/tokenizer/{variant.tokenizer}/tokenizer.model"
+
+
+def export_arguments(wildcards, input):
+    """The words that say what an export writes, and of which files."""
+    words = {"formats": owner(wildcards).config["export"]["formats"], "golden": input.golden, "tokenizer_model": input.tokenizer}
+    return " ".join(quote(f"{key}={hydra_value(value)}") for key, value in words.items() if value)
+
+
 def lowered_from(wildcards):
     """What a variant is compiled from: the quantized program on the host, its TOSA graph for an NPU."""
     family = owner(wildcards).family

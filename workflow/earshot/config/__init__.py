@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from earshot.config.data import Corpus, Features, LibriSpeech, Synth, Tokenizer
+from earshot.config.exporting import Export, ExportModelStage
 from earshot.config.fields import SAMPLE_RATE_HZ
 from earshot.config.models import Imported, Model, NpuForm, Train
 from earshot.config.programs import (
@@ -68,6 +69,8 @@ __all__ = [
     "Decode",
     "EvaluateStage",
     "Evaluation",
+    "Export",
+    "ExportModelStage",
     "Features",
     "FeaturesStage",
     "ImportCheckpointStage",

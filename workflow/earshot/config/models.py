@@ -76,7 +76,7 @@ class Train(Checked):
 class Imported(Checked):
     """A checkpoint that others trained, instead of a training here, and what its tensors do not say."""
 
-    checkpoint: str | None = None  # .pt, .pth or .safetensors
+    checkpoint: str | None = None  # .pt, .pth or .safetensors; or model.safetensors in a model directory or export of earshot's
     tokenizer: str | None = None  # a SentencePiece .model, or a text file with a piece a line
     statistics: str | None = None  # JSON with mean and std of the features, of each mel bin; null: the network takes them unnormalised
     check: str | None = None  # .npz or .safetensors with features and logits of the original network, to compare with

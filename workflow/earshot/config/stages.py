@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from earshot.config.data import Features, Tokenizer
+from earshot.config.exporting import Export, ExportModelStage
 from earshot.config.fields import Checked, one_of
 from earshot.config.models import Imported, Model, NpuForm, Train
 from earshot.config.programs import Budget, Calib, Decode, Evaluation, Parity, Quant, Target, Tracking, Window
@@ -181,6 +182,7 @@ class Pipeline(Checked):
     parity: Parity = field(default_factory=Parity)
     tracking: Tracking = field(default_factory=Tracking)
     budget: Budget = field(default_factory=Budget)
+    export: Export = field(default_factory=Export)
     sensitivity: Sensitivity = field(default_factory=Sensitivity)
     search: Search = field(default_factory=Search)
     sweep: list[str] = field(default_factory=list)  # each in Hydra's multirun grammar; a variant for each point
@@ -202,6 +204,7 @@ STAGES = {
     "report": ReportStage,
     "verdict": VerdictStage,
     "transcribe": TranscribeStage,
+    "export_model": ExportModelStage,
     **SEARCH_STAGES,
     "pipeline": Pipeline,
 }

@@ -8,22 +8,23 @@ from pathlib import Path
 
 from earshot.config import SAMPLE_RATE_HZ, Target
 from earshot.files import atomic
-from earshot.lower import vela_report
+from earshot.lower import device, vela_report
 from earshot.lower.tosa import IntegerGraph
 from earshot.lower.tosa_with_cache import IntegerGraphWithCache, open_graph
 
 MEMORY, README = "memory.csv", "README.md"
-FILES = (README, MEMORY)
+FILES = (README, MEMORY, *device.FILES)
 
 
 def write(folder: Path, target: Target, npu: dict, window_s: float) -> None:
-    """Add the memory table and README.md to a variant directory that holds the compiled files, its graph and the graph's golden vectors."""
+    """Add the memory table, the front end in C and README.md to a variant directory that holds the compiled files, its graph and the graph's golden vectors."""
     graph = open_graph(folder)
     with atomic(folder / MEMORY) as temporary, open(temporary, "w", newline="") as stream:
         table = vela_report.memory(folder / vela_report.SUMMARY)
         writer = csv.DictWriter(stream, ["memory", "kib", "holds"])
         writer.writeheader()
         writer.writerows(table)
+    device.write(folder, graph.front_end, graph.boundary["input"])
     with atomic(folder / README) as temporary:
         temporary.write_text(readme(graph, target, npu, window_s, table))
 
@@ -52,7 +53,9 @@ window of {window_s:g} s: {npu["cycles"]:,} cycles, {npu["latency_ms"]:.2f} ms a
 | `model.pte` | the program for the ExecuTorch runtime with the EthosUBackend delegate |
 | `tokenizer.pieces` | the text of each output, one a line, line 0 is the blank; `▁` marks the start of a word |
 | `front_end.json` | every constant of the front end: window, mel filters, mean and standard deviation |
-| `golden_audio`, `golden_input`, `golden_output` | a signal, the integers that go in, the integers that must come out; `.npy`, and `.bin` (little endian, row by row) |
+| `front_end_constants.h`, `front_end_tables.h` | the same as C: lengths, window, mel filters, mean and standard deviation, scale and zero point of the input |
+| `front_end.c`, `front_end.h`, `check_front_end.c` | steps 2 to 4 in portable C99, and a program that compares them with the golden vectors |
+| `golden_audio`, `golden_features`, `golden_input`, `golden_output` | a signal, its features, the integers that go in, the integers that must come out; `.npy`, and `.bin` (little endian, row by row) |
 | `memory.csv` | the memory that the program uses |
 | `graph.tosa`, `vela_summary.csv`, `vela_per_layer.csv` | what was compiled, and what the compiler says of it |
 | `cycles.svg`, `cycles_by_module.csv`, `cycles_by_operator.csv`, `cycles_by_layer.csv` | where the cycles go, beside what the MACs and the weights need at least |
@@ -73,8 +76,11 @@ window of {window_s:g} s: {npu["cycles"]:,} cycles, {npu["latency_ms"]:.2f} ms a
 7. **Decode.** Greedy CTC: of each output the index of the largest value; drop repetitions of the index before; drop index 0, the blank; join the pieces
    of `tokenizer.pieces`, each `▁` as a space.
 
-Check steps 1 to 4 with `golden_audio` and `golden_input` (an integer may differ by one where the logarithm rounds differently), step 5 with
-`golden_input` and `golden_output` (must be equal).
+Check steps 1 to 4 with `golden_audio`, `golden_features` (1e-3 is rounding) and `golden_input` (an integer may differ by one where the logarithm rounds
+differently), step 5 with `golden_input` and `golden_output` (must be equal). For the C sources here, and for what you put in place of them:
+
+    gcc -std=c99 -O2 check_front_end.c front_end.c -lm -o check_front_end
+    ./check_front_end golden_audio.bin golden_features.bin golden_input.bin
 {with_cache}
 ## Memory
 

@@ -11,15 +11,13 @@ from earshot.config import Features, ImportCheckpointStage
 from earshot.errors import ArtifactError, ConfigError
 from earshot.features import FrontEnd
 from earshot.files import sha256, write_json
-from earshot.model import checkpoint
+from earshot.model import Conformer, checkpoint, portable
 from earshot.model.foreign import convert
 from earshot.model.foreign.check import compare
 from earshot.model.foreign.read import read_tensors
 from earshot.model.foreign.vocabulary import in_capitals, outputs, read_vocabulary
 from earshot.stages import stage
 from earshot.tokenizer import write_pieces
-
-NEUTRAL_KEYS = {"jobs", "shard_utterances"}  # of a front end's configuration: they change no feature
 
 
 def front_end(features: Features, statistics: str | None) -> FrontEnd:
@@ -39,36 +37,17 @@ def front_end(features: Features, statistics: str | None) -> FrontEnd:
         found = f"{len(mean)} means and {len(std)} deviations, the smallest {min(std, default=0):g}"
         raise ArtifactError(f"{statistics}: {found}; expected {features.n_mels} of each, and deviations above 0")
     own = dataclasses.asdict(features)
-    theirs = {key: value for key, value in content.get("config", {}).items() if key not in NEUTRAL_KEYS}
+    theirs = {key: value for key, value in content.get("config", {}).items() if key not in portable.NEUTRAL_KEYS}
     differing = [f"{key}={value}" for key, value in theirs.items() if own.get(key) != value]
     if differing:
         raise ArtifactError(f"{statistics}: of a front end with {', '.join(differing)}; choose the same features")
     return FrontEnd(features, mean, std)
 
 
-@stage("import_checkpoint", group="imported")
-def main(cfg: ImportCheckpointStage) -> None:
-    options, out = cfg.imported, Path(cfg.out)
-    for key in ("checkpoint", "tokenizer"):
-        if not getattr(options, key):
-            raise ConfigError(f"{key}: no value given; add {key}=FILE")
-    source, tokenizer = Path(options.checkpoint), Path(options.tokenizer)
-    pieces, made = read_vocabulary(tokenizer), front_end(cfg.features, options.statistics)
-    implementation, config, model = convert(read_tensors(source), source, options, cfg.features.n_mels)
-    pieces, order = outputs(pieces, model.output.out_features, options.blank, tokenizer)
-    difference = compare(model, Path(options.check)) if options.check else None
-    weights = model.state_dict()
-    for name in ("output.weight", "output.bias"):
-        weights[name] = weights[name][order]
+def report(out: Path, implementation: str, source: Path, tokenizer: Path, model: Conformer, difference: float | None) -> None:
+    """Write metrics.json."""
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{source}: {implementation}, {parameters / 1e6:.2f}M parameters: {config}", flush=True)
-    if options.statistics is None:
-        print("no statistics given: the network takes the features unnormalised (mean 0, std 1)", flush=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        files = Path(temporary, "front_end.json"), Path(temporary, "tokenizer.pieces")
-        made.save(files[0])
-        write_pieces(files[1], in_capitals(pieces) if options.letter_case == "upper" else pieces)
-        checkpoint.save(out, weights, {"model": dataclasses.asdict(config), "imported": dataclasses.asdict(options)}, *files)
+    print(f"{source}: {implementation}, {parameters / 1e6:.2f}M parameters", flush=True)
     write_json(
         out / "metrics.json",
         {
@@ -79,6 +58,36 @@ def main(cfg: ImportCheckpointStage) -> None:
             **({"difference_to_original": difference} if difference is not None else {}),
         },
     )
+
+
+@stage("import_checkpoint", group="imported")
+def main(cfg: ImportCheckpointStage) -> None:
+    options, out = cfg.imported, Path(cfg.out)
+    for key in ("checkpoint", "tokenizer"):
+        if not getattr(options, key):
+            raise ConfigError(f"{key}: no value given; add {key}=FILE")
+    source, tokenizer = Path(options.checkpoint), Path(options.tokenizer)
+    if portable.is_model_dir(source):
+        model = portable.load(source, tokenizer, cfg.features).model
+        difference = compare(model, Path(options.check)) if options.check else None
+        portable.copy(source.parent, out)
+        return report(out, "earshot", source, tokenizer, model, difference)
+    pieces, made = read_vocabulary(tokenizer), front_end(cfg.features, options.statistics)
+    implementation, config, model = convert(read_tensors(source), source, options, cfg.features.n_mels)
+    pieces, order = outputs(pieces, model.output.out_features, options.blank, tokenizer)
+    difference = compare(model, Path(options.check)) if options.check else None
+    weights = model.state_dict()
+    for name in ("output.weight", "output.bias"):
+        weights[name] = weights[name][order]
+    print(f"{source}: {implementation}: {config}", flush=True)
+    if options.statistics is None:
+        print("no statistics given: the network takes the features unnormalised (mean 0, std 1)", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        files = Path(temporary, "front_end.json"), Path(temporary, "tokenizer.pieces")
+        made.save(files[0])
+        write_pieces(files[1], in_capitals(pieces) if options.letter_case == "upper" else pieces)
+        checkpoint.save(out, weights, {"model": dataclasses.asdict(config), "imported": dataclasses.asdict(options)}, *files)
+    report(out, implementation, source, tokenizer, model, difference)
 
 
 if __name__ == "__main__":

@@ -93,10 +93,9 @@ def main(cfg: ExportModelStage) -> None:
         (out / name).unlink(missing_ok=True)
     results = {}
     for name in dict.fromkeys(cfg.export.formats):
-        results[name] = export(FORMATS[name], of, out)
-        print(
-            f"{name}: {results[name]['status']}, largest difference {results[name]['largest_difference']:.2g}", file=sys.stderr, flush=True
-        )
+        results[name] = one = export(FORMATS[name], of, out)
+        detail = f"largest difference {one['largest_difference']:.2g}" if "largest_difference" in one else one["reason"]
+        print(f"{name}: {one['status']}, {detail}", file=sys.stderr, flush=True)
     write_json(
         out / REPORT,
         {

@@ -1,11 +1,13 @@
 """Features of whole splits: computed in parallel, stored in lhotse's shards, resumable shard by shard.
 
-A shard is one archive of compressed features and one manifest of its cuts. A finished shard has its manifest, so an interrupted run goes on
-with the first one that lacks it. Memory is bounded by the shards in work, not by the corpus.
+A shard is one archive of compressed features and one manifest of its cuts; of features that are not stored, the manifest alone. A finished
+shard has its manifest, so an interrupted run goes on with the first one that lacks it. Memory is bounded by the shards in work, not by the
+corpus.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import itertools
@@ -81,18 +83,20 @@ def _shards(manifest: Path, config: Features, folder: Path) -> Iterator[Shard]:
 
 
 def store(shard: Shard) -> Sums:
-    """Compute and store a shard, unless an interrupted run has done so."""
+    """Compute a shard and store its features, unless an interrupted run has done so or only their sums are wanted."""
     manifest, sums = shard.path.with_suffix(".jsonl.gz"), shard.path.with_suffix(".npz")
     if not manifest.exists():
         log_mel = LogMel(shard.config)
         total, squares, frames = np.zeros(shard.config.n_mels), np.zeros(shard.config.n_mels), 0
-        with LilcomChunkyWriter(shard.path.with_suffix(".lca"), mode="wb") as writer:
+        writing = LilcomChunkyWriter(shard.path.with_suffix(".lca"), mode="wb") if shard.config.stored else contextlib.nullcontext()
+        with writing as writer:
             for cut in shard.cuts:
                 features = log_mel(read_audio(cut.recording.sources[0].source)).numpy()
                 total += features.sum(axis=0, dtype=np.float64)
                 squares += np.square(features, dtype=np.float64).sum(axis=0)
                 frames += len(features)
-                cut.features = _described(cut, features, writer, shard.config)
+                if writer is not None:
+                    cut.features = _described(cut, features, writer, shard.config)
         np.savez(sums, total=total, squares=squares, frames=frames)
         with atomic(manifest) as temporary:
             CutSet.from_cuts(shard.cuts).to_file(temporary)

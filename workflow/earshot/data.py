@@ -72,7 +72,7 @@ class AudioBatch(Words):
 
     def batch(self, front_end: FrontEnd) -> Batch:
         """With the features; `front_end` is where the samples are."""
-        lengths_b = (self.samples_b - front_end.config.n_fft).div(front_end.hop_length, rounding_mode="floor").add(1)
+        lengths_b = (self.samples_b - front_end.config.n_fft).div(front_end.hop_length, rounding_mode="floor").add(1).clamp_min(0)
         features_btf = front_end.normalise(front_end.log_mel(self.audio_bn))
         silence_beyond(features_btf, lengths_b, front_end)
         return Batch(self.targets, self.target_lengths_b, self.texts, self.ids, self.audio_s, features_btf, lengths_b)

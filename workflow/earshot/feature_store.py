@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import random
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -30,6 +31,10 @@ from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.errors import DataError
 from earshot.features import LogMel
 from earshot.files import atomic, sha256
+
+# Training shuffles within a buffer of lhotse's sampler, of 20,000 utterances. A longer manifest has its shards in random order, so that the
+# buffer never holds one part of the corpus alone.
+BUFFERED_SHARDS = 20
 
 
 @dataclass
@@ -55,8 +60,11 @@ def compute(split: str, corpus_dir: Path, config: Features, out: Path) -> Iterat
         yield sums
     if not count:
         raise DataError(f"{manifest}: the split {split} is empty; choose other subsets or a larger corpus")
+    order = list(range(count))
+    if count > BUFFERED_SHARDS:
+        random.Random(0).shuffle(order)
     with atomic(out / f"{split}.cuts.jsonl.gz") as temporary, gzip.open(temporary, "wb", compresslevel=3) as sink:
-        for index in range(count):
+        for index in order:
             with gzip.open(folder / f"{index:06d}.jsonl.gz", "rb") as source:
                 shutil.copyfileobj(source, sink)
     for other in out.glob(f"shards/{split}-*"):

@@ -61,6 +61,7 @@ def main(cfg: TrainStage) -> None:
 
     config = {key: dataclasses.asdict(getattr(cfg, key)) for key in ("model", "train")}
     computed = {**config, "train": {key: value for key, value in config["train"].items() if key not in RUNTIME}}
+    computed["train"]["accumulate"] *= cfg.train.devices * cfg.train.nodes  # batches in a step: the same on more GPUs with fewer at each
     fingerprint = {
         "config": hashlib.sha256(json.dumps(computed, sort_keys=True).encode()).hexdigest(),
         **{split: sha256(path) for split, path in manifests.items()},

@@ -54,7 +54,7 @@ class CtcTraining(lightning.LightningModule):
         c, epoch = self.config, self.current_epoch
         cuts = load_cuts(self.speech.manifests["train"])
         if self.speech.left_out:
-            cuts = cuts.filter(lambda cut: cut.id not in self.speech.left_out)
+            cuts = cuts.filter(self.speech.learns_from)
         perturb = dataclasses.replace(self.perturbation, epoch=epoch) if self.perturbation else None
         dataset = dataclasses.replace(self.dataset, perturb=perturb, on_device=self.device.type != "cpu")
         done = self.resumed["batches"] if self.resumed and self.resumed["epoch"] == epoch else 0
@@ -115,6 +115,7 @@ class CtcTraining(lightning.LightningModule):
         self.memory.resume()
         if self.device.type == "cuda":
             self.find_memory()
+        self.watch.start(self.device)
 
     def on_train_epoch_start(self) -> None:
         self.seen_s, self.sums = 0.0, {"loss": 0.0, "utterances": 0}

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from earshot import bfloat16, curves
 from earshot.config import Train
 from earshot.data import batches
-from earshot.errors import ConfigError, TrainingError
+from earshot.errors import ConfigError, DataError, TrainingError
 from earshot.files import write_json
 from earshot.resuming import fresh_state
 from earshot.train.callbacks import AveragedWeights, Curves, KeptEpochs, Sink
@@ -64,6 +64,7 @@ def fit(task: CtcTraining, state: Path, fingerprint: dict, sink: Sink) -> Fitted
         plugins=[*processes(config), *precision(config), TwoGenerations()],
         callbacks=callbacks,
         logger=False,
+        enable_checkpointing=False,  # the callback above does it
         enable_progress_bar=os.isatty(2),
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -82,10 +83,12 @@ def fit(task: CtcTraining, state: Path, fingerprint: dict, sink: Sink) -> Fitted
         trainer.strategy.barrier()
     try:
         trainer.fit(task, ckpt_path=newest(state), weights_only=True)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except DataError as error:  # of a worker: with the traceback that it had there
+        raise DataError(str(error).splitlines()[-1].rpartition("DataError: ")[2]) from error
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise
-        cause = f"a process that loads data has vanished ({str(error).splitlines()[0]})"
+        cause = f"a process that loads data has vanished ({(str(error) or type(error).__name__).splitlines()[0]})"
         remedy = "start again, with fewer train.data_workers where memory is short: training goes on from its last checkpoint"
         raise TrainingError(f"{cause}; {remedy} ({state})") from error
     if not trainer.is_global_zero:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-import torchaudio
 from lhotse import CutSet
 from lhotse.cut import MonoCut
 
@@ -84,7 +83,8 @@ def with_noise(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarr
 
 def in_room(speech: np.ndarray, response: np.ndarray) -> np.ndarray:
     """`speech` [n] as it is heard where `response` [m] was measured: as long, as loud, and not later (the direct path comes at once)."""
-    heard = torchaudio.functional.fftconvolve(torch.from_numpy(speech), torch.from_numpy(response)).numpy()
+    size = 1 << (len(speech) + len(response) - 1).bit_length()  # a transform of a length with large factors takes many times as long
+    heard = torch.fft.irfft(torch.fft.rfft(torch.from_numpy(speech), size) * torch.fft.rfft(torch.from_numpy(response), size), size)
     direct = int(np.abs(response).argmax())
-    heard = heard[direct : direct + len(speech)]
+    heard = heard[direct : direct + len(speech)].numpy()
     return heard * np.float32(np.sqrt(np.square(speech).mean() / max(np.square(heard).mean(), QUIETEST)))

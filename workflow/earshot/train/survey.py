@@ -29,6 +29,10 @@ class Speech:
     longest_s: float = 0.0  # the longest utterance, at the lowest speed
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)  # id: pieces of the transcript and output frames there are
 
+    def learns_from(self, cut: MonoCut) -> bool:
+        """Whether the utterance is none of those left out."""
+        return cut.id not in self.left_out
+
 
 def survey(manifests: dict[str, Path], front_end: FrontEnd, tokenizer: Tokenizer, model: Conformer, config: Train) -> Speech:
     """Look at all utterances of the training split.
@@ -56,6 +60,8 @@ def survey(manifests: dict[str, Path], front_end: FrontEnd, tokenizer: Tokenizer
     if count == len(found.left_out):
         reason = "every transcript has more pieces than there are output frames to write them in"
         raise DataError(f"{manifests['train']}: {reason}; lower the subsampling of the model, or raise tokenizer.vocab_size")
+    if count - len(found.left_out) < config.buckets:
+        raise DataError(f"train.buckets={config.buckets}: there are only {count - len(found.left_out)} utterances; lower it, or add speech")
     if found.longest_s > config.batch_s:
         remedy = "raise it, or lower corpus.max_duration_s"
         raise DataError(f"train.batch_s={config.batch_s}: the longest utterance has {found.longest_s:.1f} s; {remedy}")

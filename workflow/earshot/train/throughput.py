@@ -17,7 +17,11 @@ class StopWatch:
     """Seconds of each part of the steps so far, and how much audio they took; a GPU is waited for at the end of each part."""
 
     def __init__(self) -> None:
-        self.device = torch.device("cpu")
+        self.start(torch.device("cpu"))
+
+    def start(self, device: torch.device) -> None:
+        """From now on."""
+        self.device = device
         self.seconds, self.steps, self.audio_s = dict.fromkeys(PARTS, 0.0), 0, 0.0
         self.skip()
 
@@ -50,10 +54,6 @@ class Throughput(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    def on_train_start(self, trainer, module) -> None:
-        module.watch.device = module.device
-        module.watch.skip()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
         module.watch.lap("other")

@@ -335,14 +335,8 @@ def test_features_are_the_same_stored_and_computed_on_the_fly(speech):
 
 
 def test_a_manifest_longer_than_the_samplers_buffer_has_its_shards_in_random_order(speech, tmp_path):
-    stage_command.run(
-        "features",
-        f"corpus_dir={speech / 'corpus'}",
-        f"out={tmp_path}",
-        "features.jobs=1",
-        "features.shard_utterances=1",
-        "features.stored=false",
-    )
+    settings = ["features.jobs=1", "features.shard_utterances=1", "features.stored=false"]
+    stage_command.run("features", f"corpus_dir={speech / 'corpus'}", f"out={tmp_path}", *settings)
     ids = [cut.id for cut in load_cuts(tmp_path / "train.cuts.jsonl.gz")]
     known = [cut.id for cut in load_cuts(speech / "corpus" / "train.cuts.jsonl.gz")]
     assert ids != known and sorted(ids) == sorted(known)

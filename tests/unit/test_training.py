@@ -190,7 +190,7 @@ def test_a_vanished_worker_is_told_and_nothing_is_lost(train, plain, tmp_path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(Utterances, "__getitem__", killed)
-        message = train.fails(tmp_path / "killed", "train.data_workers=1", "train.checkpoint_every_s=1000")
+        message = train.fails(tmp_path / "killed", "train.data_workers=1")
     assert "a process that loads data has vanished" in message and "goes on from its last checkpoint" in message
     rest = train(tmp_path / "killed", "train.data_workers=0")
     assert rest == whole[-len(rest) :] and len(whole) > len(rest)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from earshot.data import Utterances, batches
+from earshot.files import read_json
 from earshot.model import checkpoint
 from earshot.tokenizer import Tokenizer
 from earshot.train import CtcTraining
@@ -21,17 +22,18 @@ from earshot.train import CtcTraining
 
 @pytest.fixture
 def train(finished, tmp_path):
-    """Starts `python -m earshot.stages.train` on the features of the finished workflow; keyword arguments are of Popen."""
+    """Starts `python -m earshot.stages.train` on the features of the finished workflow, or what stands in `launcher` before it."""
     (features,) = finished.glob("results/features/*/*/front_end.json")
     (tokenizer,) = finished.glob("results/tokenizer/*/tokenizer.model")
     paths = [f"features_dir={features.parent}", f"tokenizer_dir={tokenizer.parent}", f"out={tmp_path / 'model'}", "tracking=off"]
     model = ["model.dim=16", "model.layers=1", "model.heads=2", "model.subsampling_channels=[4,4]", "train.batch_s=20"]
 
-    def start(*overrides: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "earshot.stages.train", *paths, *model, *overrides]
+    def start(*overrides: str, launcher: tuple[str, ...] = (sys.executable,), **environment: str) -> subprocess.Popen:
+        command = [*launcher, "-m", "earshot.stages.train", *paths, *model, *overrides]
         # Where the tests run in the background of a shell, Ctrl-C is ignored, and what they start would inherit that.
         heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        return subprocess.Popen(command, cwd=finished, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed)
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=finished, env={**os.environ, **environment}, preexec_fn=heed, **streams)
 
     return start
 
@@ -67,11 +69,41 @@ def test_state_of_another_training_is_put_aside(train, tmp_path):
 
 
 def test_two_processes_train_one_model(train, tmp_path):
-    done = train("train.epochs=1", "train.devices=2", "train.strategy=ddp", "train.accelerator=cpu")
+    """In a job of one task under Slurm, as Snakemake starts one."""
+    slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "snakemake"}
+    done = train("train.epochs=1", "train.devices=2", "train.accelerator=cpu", **slurm)
     output, _ = done.communicate(timeout=600)
     assert done.returncode == 0, output
     assert (tmp_path / "model" / "model.safetensors").exists()
     assert output.count("epoch 1/1") == 1
+    assert read_json(tmp_path / "model" / "metrics.json")["throughput"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_killed_under_torchrun_it_goes_on_as_if_it_had_not_been(train, tmp_path):
+    """Two processes, killed in the middle of an epoch: the weights in the end are those of a training that was left alone."""
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    settings = ["train.epochs=6", "train.batch_s=6", "train.devices=2", "train.accelerator=cpu", "train.checkpoint_every_s=0"]
+    first = train(*settings, launcher=torchrun)
+    children = []
+    for line in first.stdout:
+        if line.startswith("epoch 3/6"):
+            children = [int(pid) for pid in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
+            for process in (first.pid, *children):
+                os.kill(process, signal.SIGKILL)
+            break
+    assert len(children) >= 2
+    first.wait()
+    again = train(*settings, launcher=torchrun)
+    output, _ = again.communicate(timeout=600)
+    assert again.returncode == 0, output
+    assert "epoch 3/6" not in output and "epoch 6/6" in output
+    (tmp_path / "model").rename(tmp_path / "killed")
+    whole = train(*settings, launcher=torchrun)
+    output, _ = whole.communicate(timeout=600)
+    assert whole.returncode == 0, output
+    killed, left_alone = (checkpoint.read_weights(tmp_path / name / "model.safetensors")[0] for name in ("killed", "model"))
+    assert all(torch.equal(killed[name], left_alone[name]) for name in killed)
 
 
 def test_fine_tuning_starts_from_the_other_weights(train, tmp_path, finished):

@@ -17,6 +17,10 @@ class ArtifactError(EarshotError):
     """A checkpoint, program or graph that is damaged or does not fit the rest."""
 
 
+class TrainingError(EarshotError):
+    """A training that cannot go on as it is."""
+
+
 class LoweringError(EarshotError):
     """A program that the compiler of a target cannot take."""
 

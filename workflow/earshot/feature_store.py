@@ -1,15 +1,18 @@
 """Features of whole splits: computed in parallel, stored in lhotse's shards, resumable shard by shard.
 
-A shard is one archive of compressed features and one manifest of its cuts. A finished shard has its manifest, so an interrupted run goes on
-with the first one that lacks it. Memory is bounded by the shards in work, not by the corpus.
+A shard is one archive of compressed features and one manifest of its cuts; of features that are not stored, the manifest alone. A finished
+shard has its manifest, so an interrupted run goes on with the first one that lacks it. Memory is bounded by the shards in work, not by the
+corpus.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import itertools
 import json
+import random
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -28,6 +31,10 @@ from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.errors import DataError
 from earshot.features import LogMel
 from earshot.files import atomic, sha256
+
+# Training shuffles within a buffer of lhotse's sampler, of 20,000 utterances. A longer manifest has its shards in random order, so that the
+# buffer never holds one part of the corpus alone.
+BUFFERED_SHARDS = 20
 
 
 @dataclass
@@ -53,8 +60,11 @@ def compute(split: str, corpus_dir: Path, config: Features, out: Path) -> Iterat
         yield sums
     if not count:
         raise DataError(f"{manifest}: the split {split} is empty; choose other subsets or a larger corpus")
+    order = list(range(count))
+    if count > BUFFERED_SHARDS:
+        random.Random(0).shuffle(order)
     with atomic(out / f"{split}.cuts.jsonl.gz") as temporary, gzip.open(temporary, "wb", compresslevel=3) as sink:
-        for index in range(count):
+        for index in order:
             with gzip.open(folder / f"{index:06d}.jsonl.gz", "rb") as source:
                 shutil.copyfileobj(source, sink)
     for other in out.glob(f"shards/{split}-*"):
@@ -81,18 +91,20 @@ def _shards(manifest: Path, config: Features, folder: Path) -> Iterator[Shard]:
 
 
 def store(shard: Shard) -> Sums:
-    """Compute and store a shard, unless an interrupted run has done so."""
+    """Compute a shard and store its features, unless an interrupted run has done so or only their sums are wanted."""
     manifest, sums = shard.path.with_suffix(".jsonl.gz"), shard.path.with_suffix(".npz")
     if not manifest.exists():
         log_mel = LogMel(shard.config)
         total, squares, frames = np.zeros(shard.config.n_mels), np.zeros(shard.config.n_mels), 0
-        with LilcomChunkyWriter(shard.path.with_suffix(".lca"), mode="wb") as writer:
+        writing = LilcomChunkyWriter(shard.path.with_suffix(".lca"), mode="wb") if shard.config.stored else contextlib.nullcontext()
+        with writing as writer:
             for cut in shard.cuts:
                 features = log_mel(read_audio(cut.recording.sources[0].source)).numpy()
                 total += features.sum(axis=0, dtype=np.float64)
                 squares += np.square(features, dtype=np.float64).sum(axis=0)
                 frames += len(features)
-                cut.features = _described(cut, features, writer, shard.config)
+                if writer is not None:
+                    cut.features = _described(cut, features, writer, shard.config)
         np.savez(sums, total=total, squares=squares, frames=frames)
         with atomic(manifest) as temporary:
             CutSet.from_cuts(shard.cuts).to_file(temporary)

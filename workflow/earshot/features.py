@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -78,6 +79,15 @@ class FrontEnd:
         """Log-mel energies [..., n_mels] to the network's input of the same shape."""
         return (log_mel - self.mean) / self.std
 
+    def to(self, device: torch.device) -> FrontEnd:
+        """The same front end on another device, where its input is."""
+        if device == self.mean.device:
+            return self
+        moved = copy.deepcopy(self)
+        moved.log_mel.to(device)
+        moved.mean, moved.std = self.mean.to(device), self.std.to(device)
+        return moved
+
     @property
     def floored_energy(self) -> str:
         """The formula of what the logarithm is taken of, of a mel energy `mel`."""
@@ -85,7 +95,7 @@ class FrontEnd:
 
     def silence(self) -> torch.Tensor:
         """The features [n_mels] of digital silence, with which an utterance is padded to a window."""
-        return self.normalise(torch.full((self.n_mels,), self.config.log_floor).log())
+        return self.normalise(torch.full_like(self.mean, self.config.log_floor).log())
 
     def save(self, path: str | Path) -> None:
         """Write front_end.json: every constant that a port to a device needs."""

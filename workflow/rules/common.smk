@@ -180,3 +180,14 @@ def gpus(wildcards):
     """GPUs of the training: none where it is to run on the CPU or takes what there is."""
     train = owner(wildcards).config["train"]
     return train["devices"] if train["accelerator"] == "gpu" else 0
+
+
+def training_threads(wildcards):
+    """CPU cores of the training: all that Snakemake has here; on a cluster, one for each process and each of its data workers."""
+    train = owner(wildcards).config["train"]
+    return workflow.cores or max(2, train["devices"] * (1 + train["data_workers"]))
+
+
+def training_mb(wildcards):
+    """Memory of the training: that of each process."""
+    return 6000 * owner(wildcards).config["train"]["devices"]

@@ -22,9 +22,9 @@ rule train:
         model=models(imported=False),
     conda:
         "../../envs/python.yaml"
-    threads: workflow.cores or 2
+    threads: training_threads
     resources:
-        mem_mb=6000,
+        mem_mb=training_mb,
         gpu=gpus,
     params:
         arguments=arguments("model", "train", "tracking"),

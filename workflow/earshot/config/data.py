@@ -68,6 +68,7 @@ class Features(Checked):
     f_max_hz: float = bounded(7600.0, gt=0.0, le=SAMPLE_RATE_HZ / 2)
     log_floor: float = bounded(1e-6, gt=0.0)  # keeps the logarithm of the mel energies finite, as floor_by says
     floor_by: str = one_of("maximum", "maximum", "sum")  # energies below log_floor are raised to it, or it is added to all of them
+    stored: bool = True  # false: only the statistics are; training computes features anew in each epoch, on the GPU where there is one
     shard_utterances: int = bounded(1000, ge=1)
     jobs: int = bounded(2, ge=1)
 

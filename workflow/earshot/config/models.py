@@ -53,11 +53,19 @@ class Train(Checked):
     warmup_epochs: float = bounded(2.0, ge=0.0)
     schedule: str = one_of("cosine", "cosine", "linear", "constant")
     grad_clip: float = bounded(5.0, gt=0.0)
-    accumulate: int = bounded(1, ge=1)
-    precision: str = one_of("fp32", "fp32", "bf16")
+    accumulate: int = bounded(1, ge=1)  # batches in a step of the optimizer
+    precision: str = one_of("fp32", "fp32", "bf16", "fp16")  # fp16: with loss scaling
     accelerator: str = one_of("auto", "auto", "cpu", "gpu")
-    devices: int = bounded(1, ge=1)
+    devices: int = bounded(1, ge=1)  # processes on a machine, one for each GPU
+    nodes: int = bounded(1, ge=1)  # machines
     strategy: str = one_of("auto", "auto", "ddp")
+    # What a recording goes through before its features are computed, other things in each epoch; that needs features.stored=false.
+    speeds: list[float] = field(default_factory=lambda: [1.0])  # an utterance is spoken at one of these
+    noise: str | None = None  # folder of noises in .wav, as MUSAN has them; null: none are added
+    noise_p: float = bounded(0.5, ge=0.0, le=1.0)  # part of the utterances that get noise
+    noise_snr_db: list[float] = field(default_factory=lambda: [5.0, 25.0])  # least and greatest signal-to-noise ratio
+    rooms: str | None = None  # folder of room impulse responses in .wav; null: none
+    rooms_p: float = bounded(0.3, ge=0.0, le=1.0)  # part of the utterances that are heard in a room
     freq_masks: int = bounded(2, ge=0)
     freq_mask_bins: int = bounded(27, ge=1)
     time_masks: int = bounded(5, ge=0)
@@ -66,10 +74,25 @@ class Train(Checked):
     silence_max_s: float = bounded(3.0, ge=0.0)  # longest silence that such a batch is lengthened by
     intermediate_ctc: float = bounded(0.0, ge=0.0, lt=1.0)  # part of the loss that is that of a quarter, half, three quarters of the blocks
     ema_decay: float = bounded(0.999, ge=0.0, lt=1.0)  # the weights that are kept are an exponential moving average over the steps
+    average: str = one_of("ema", "ema", "last", "best")  # weights of the result: the moving average; the mean of kept epochs
+    kept_epochs: int = bounded(5, ge=1)  # epochs whose moving averages are kept: so many last ones, so many with the lowest dev WER
     patience_epochs: int | None = None  # stop when the dev loss has not fallen for so long; null: never
     seed: int = bounded(0, ge=0)
     data_workers: int = bounded(0, ge=0)
+    checkpoint_every_s: float = bounded(600.0, ge=0.0)  # how much work an interruption may cost, beside the checkpoint of each epoch
     checkpoint: str | None = None  # a model directory whose weights training starts from
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.speeds or not all(0.5 <= speed <= 2.0 for speed in self.speeds):
+            raise ConfigError(f"Train.speeds={self.speeds}: at least one, each from 0.5 to 2")
+        if len(self.noise_snr_db) != 2 or self.noise_snr_db[0] > self.noise_snr_db[1]:
+            raise ConfigError(f"Train.noise_snr_db={self.noise_snr_db}: the least and the greatest ratio")
+
+    @property
+    def perturbs_audio(self) -> bool:
+        """Whether the recordings are changed, so that no features of theirs can be stored."""
+        return self.speeds != [1.0] or self.noise is not None or self.rooms is not None
 
 
 @dataclass

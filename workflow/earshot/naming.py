@@ -12,6 +12,7 @@ from typing import Any
 # They say how fast or from where, not what comes out: no part of a name, and no reason to build again.
 NEUTRAL_KEYS = {"jobs", "data_workers", "mirror", "download"}
 LONGEST_VALUE = 24
+MODEL_FILE = "model.safetensors"  # in a model directory
 
 
 def suffix(difference: Mapping[str, Any]) -> str:
@@ -30,6 +31,7 @@ def slug(value: Any) -> str:
 
 
 def imported_name(imported: Mapping[str, Any]) -> str:
-    """The file's name, and a digest of all values by which it is imported."""
-    stem = re.sub(r"[^\w.]+", "_", PurePath(imported["checkpoint"]).stem)[-LONGEST_VALUE:]
+    """The file's name (of a model directory, the directory's), and a digest of all values by which it is imported."""
+    path = PurePath(imported["checkpoint"])
+    stem = re.sub(r"[^\w.]+", "_", path.parent.name if path.name == MODEL_FILE else path.stem)[-LONGEST_VALUE:]
     return f"{stem}~{hashlib.sha256(json.dumps(imported, sort_keys=True).encode()).hexdigest()[:6]}"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections import Counter
-from collections.abc import Sequence
-from itertools import pairwise, product
-from pathlib import Path
+from itertools import product
 
 import pytest
 import torch
+from counted_arpa import write_arpa
 
 from earshot import language_model
 from earshot.config import Decode
@@ -37,34 +35,6 @@ def frames(*shares: dict[int, float]) -> torch.Tensor:
 
 def said(*path: int) -> torch.Tensor:
     return frames(*({output: 0.9} for output in path))
-
-
-def write_arpa(path: Path, sentences: Sequence[str]) -> Path:
-    """A bigram by counting, with absolute discounting of 1/2."""
-    words = [["<s>", *sentence.split(), "</s>"] for sentence in sentences]
-    follows = Counter(pair for sentence in words for pair in pairwise(sentence))
-    before = Counter(one for one, _ in follows.elements())
-    single = Counter(word for sentence in words for word in sentence[1:]) + Counter(["<unk>"])
-    total = sum(single.values())
-    bows = {one: 0.5 * sum(pair[0] == one for pair in follows) / count for one, count in before.items()}
-    lines = [
-        "\\data\\",
-        f"ngram 1={len(single) + 1}",
-        f"ngram 2={len(follows)}",
-        "",
-        "\\1-grams:",
-        f"-99\t<s>\t{math.log10(bows['<s>']):.4f}",
-    ]
-    lines += [f"{math.log10(count / total):.4f}\t{word}\t{math.log10(bows.get(word, 1)):.4f}" for word, count in single.items()]
-    lines += ["", "\\2-grams:"]
-    for (one, other), count in follows.items():
-        lines.append(f"{math.log10((count - 0.5) / before[one] + bows[one] * single[other] / total):.4f}\t{one} {other}")
-    content = "\n".join([*lines, "", "\\end\\", ""])
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(content.encode()))
-    else:
-        path.write_text(content)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def _with_lexicon(pieces: Sequence[str], config: Decode) -> CTCDecoder:
     if not config.lexicon:
         raise ConfigError(
             f"decode.lexicon: decode.lm={config.lm} needs the spelling of its words; make it by python -m earshot.stages.lexicon "
-            f"lm={config.lm} tokenizer=TOKENIZER.model out=FILE and add decode.lexicon=FILE"
+            f"lm={config.lm} tokenizer_model=FILE out=FILE, and add decode.lexicon=FILE"
         )
     spellings = lexicon.read(config.lexicon, pieces)
     with tempfile.TemporaryDirectory() as folder:

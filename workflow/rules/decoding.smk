@@ -28,4 +28,4 @@ rule lexicon:
     params:
         source=source_digest("lexicon"),
     shell:
-        "python -m earshot.stages.lexicon lm={input.lm:q} tokenizer={input.tokenizer:q} out={output:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.lexicon lm={input.lm:q} tokenizer_model={input.tokenizer:q} out={output:q} 2>&1 | tee {log:q}"

@@ -85,7 +85,7 @@ class LanguageModelStage(Checked):
 @dataclass
 class LexiconStage(Checked):
     lm: str = MISSING  # ARPA file, also .gz, whose words are spelled
-    tokenizer: str = MISSING  # tokenizer.model that the network was trained with
+    tokenizer_model: str = MISSING  # that the network was trained with
     out: str = MISSING
 
 

@@ -11,6 +11,7 @@ import torch
 from counted_arpa import write_arpa
 
 from earshot import language_model
+from earshot.beam_search import merge_runs
 from earshot.config import Decode
 from earshot.decode import best_path, text
 from earshot.decoders import Decoder
@@ -79,6 +80,18 @@ def test_a_language_model_corrects_an_ambiguous_word(lm):
     assert len({one.text for one in found}) == 3
 
 
+def test_merged_frames_have_the_best_path_of_every_piece():
+    """Against all paths through the run that say the piece once."""
+    run = torch.randn(3, len(PIECES), generator=torch.Generator().manual_seed(1)).log_softmax(-1)
+    run[:, TURN] += 5.0
+    (merged,), lengths = merge_runs(run)
+    assert lengths == [3]
+    for piece in range(len(PIECES)):
+        wanted = [] if piece == BLANK else [piece]
+        paths = [path for path in product((BLANK, piece), repeat=3) if [span.piece for span in spans(path)] == wanted]
+        assert merged[piece].item() == pytest.approx(max(sum(run[t, output].item() for t, output in enumerate(path)) for path in paths))
+
+
 def test_only_words_of_the_lexicon_are_found(lm):
     logits = frames({TURN: 0.9}, {S: 0.9}, {BLANK: 0.9}, {OFF: 0.9})
     assert words(logits, method="beam") == "TURNS OFF"
@@ -87,15 +100,15 @@ def test_only_words_of_the_lexicon_are_found(lm):
 
 @pytest.mark.parametrize("config", [{}, {"method": "beam"}, {"method": "lm"}], ids=["greedy", "beam", "lm"])
 def test_words_have_the_times_of_their_frames(lm, config):
-    """Pieces of one frame and of several, at the end of a word too; a word of two pieces."""
-    logits = said(BLANK, TURN, TURN, BLANK, ON, BLANK, BLANK, THE, LIGHT, LIGHT, S, S, S, BLANK, BLANK)
+    """Pieces of one frame and of several, at the end of a word too, with the next word right after it; a word of two pieces."""
+    logits = said(BLANK, TURN, TURN, BLANK, ON, BLANK, THE, THE, LIGHT, LIGHT, S, S, S, BLANK, BLANK)
     logits[8] = frames({LIGHT: 0.6, LIT: 0.3})
     if config.get("method") == "lm":
         config |= lm
     (found,) = Decoder(PIECES, Decode(**config))(logits, 0.04)
     assert found.text == "TURN ON THE LIGHTS"
     times = [(word.word, round(word.start_s / 0.04), round(word.end_s / 0.04)) for word in found.words]
-    assert times == [("TURN", 1, 3), ("ON", 4, 5), ("THE", 7, 8), ("LIGHTS", 8, 13)]
+    assert times == [("TURN", 1, 3), ("ON", 4, 5), ("THE", 6, 8), ("LIGHTS", 8, 13)]
     assert [word.confidence for word in found.words] == pytest.approx([0.9] * 4, abs=1e-3)
 
 

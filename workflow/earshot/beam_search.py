@@ -6,10 +6,9 @@ Hannun et al., 2014, https://arxiv.org/abs/1408.2873). With one, the best path c
 
 from __future__ import annotations
 
+import itertools
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torchaudio.models.decoder import CTCDecoder, ctc_decoder
@@ -21,9 +20,8 @@ from earshot.decoders import Found
 from earshot.errors import ArtifactError, ConfigError
 from earshot.tokenizer import BLANK
 
-# The lexicon decoder emits the last piece of a word in a single frame: there the word ends. A network often emits it in two or three. So
-# each word is spelled a second time with this piece at its end, which is as likely as the blank: before it the last piece may go on.
-WORD_END = "<end-of-word>"
+# A token that is never likely: the lexicon decoder wants one for silence between words, where ours has the blank.
+SILENCE, NEVER = "<silence>", -1e9
 
 
 def open_search(pieces: Sequence[str], config: Decode) -> Callable[[torch.Tensor], list[Found]]:
@@ -34,9 +32,45 @@ def open_search(pieces: Sequence[str], config: Decode) -> Callable[[torch.Tensor
     decoder = _with_lexicon(pieces, config)
 
     def search(log_probabilities: torch.Tensor) -> list[Found]:
-        return _found(decoder, torch.cat([log_probabilities, log_probabilities[:, BLANK_ID : BLANK_ID + 1]], dim=1), len(pieces))
+        merged, lengths = merge_runs(log_probabilities)
+        padded = torch.nn.functional.pad(merged, (0, 1), value=NEVER)
+        return [_stretched(found, lengths) for found in _found(decoder, padded, len(pieces))]
 
     return search
+
+
+def merge_runs(log_probabilities_tv: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    """Frames [T'', V] in which no piece is the most likely output twice in a row, and how many frames each stands for.
+
+    The lexicon decoder ends a word with a single frame of its last piece, where networks often emit it in two or three, and the next word
+    right after it. A run of frames with one most likely piece becomes one frame; an output has there what it has on its best way through
+    the run, in consecutive frames with blanks around. All that is lost are ways to say two pieces within such a run.
+    """
+    rows, lengths, start = [], [], 0
+    outputs, counts = torch.unique_consecutive(log_probabilities_tv.argmax(-1), return_counts=True)
+    for best, count in zip(outputs.tolist(), counts.tolist(), strict=True):
+        run = log_probabilities_tv[start : start + count]
+        start += count
+        if best == BLANK_ID or count == 1:
+            rows.append(run)
+            lengths += [1] * count
+            continue
+        blank = run[:, BLANK_ID : BLANK_ID + 1]
+        gain = torch.full_like(run[0], -torch.inf)  # of saying an output up to here, over blanks
+        most = gain
+        for step in run - blank:
+            gain = gain.clamp(min=0) + step
+            most = torch.maximum(most, gain)
+        rows.append((blank.sum() + most)[None])
+        lengths.append(count)
+    return torch.cat(rows), lengths
+
+
+def _stretched(found: Found, lengths: Sequence[int]) -> Found:
+    """What was found in merged frames, in the frames that they stand for."""
+    path = [output for output, length in zip(found.path, lengths, strict=True) for _ in range(length)]
+    ends = list(itertools.accumulate(lengths))
+    return Found(found.score, path, [(ends[frame] - 1, word) for frame, word in found.completed])
 
 
 def _options(config: Decode) -> dict:
@@ -50,25 +84,22 @@ def _with_lexicon(pieces: Sequence[str], config: Decode) -> CTCDecoder:
             f"decode.lexicon: decode.lm={config.lm} needs the spelling of its words; make it by python -m earshot.stages.lexicon "
             f"lm={config.lm} tokenizer_model=FILE out=FILE, and add decode.lexicon=FILE"
         )
-    spellings = lexicon.read(config.lexicon, pieces)
-    with tempfile.TemporaryDirectory() as folder:
-        both = Path(folder) / "lexicon.txt"
-        both.write_text("".join(f"{word} {spelling}\n{word} {spelling} {WORD_END}\n" for word, spelling in spellings))
-        try:
-            decoder = ctc_decoder(
-                lexicon=str(both),
-                tokens=[*pieces, WORD_END],
-                lm=config.lm,
-                lm_weight=config.lm_weight,
-                word_score=config.word_score,
-                sil_token=WORD_END,
-                log_add=False,  # the two spellings of a word are the same paths: their sum would count them twice
-                **_options(config),
-            )
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            remedy = "give an ARPA file (also .gz) or a binary that KenLM's build_binary made of one"
-            raise ArtifactError(f"decode.lm={config.lm}: cannot be read as a language model ({reason}); {remedy}") from error
+    lexicon.read(config.lexicon, pieces)
+    try:
+        decoder = ctc_decoder(
+            lexicon=config.lexicon,
+            tokens=[*pieces, SILENCE],
+            lm=config.lm,
+            lm_weight=config.lm_weight,
+            word_score=config.word_score,
+            sil_token=SILENCE,
+            log_add=False,
+            **_options(config),
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        remedy = "give an ARPA file (also .gz) or a binary that KenLM's build_binary made of one"
+        raise ArtifactError(f"decode.lm={config.lm}: cannot be read as a language model ({reason}); {remedy}") from error
     _check_words(decoder, config)
     return decoder
 

@@ -192,6 +192,9 @@ def _variant(overrides: list[str]) -> Variant:
     resolved = OmegaConf.to_container(cfg, resolve=True)
     chosen = _as_chosen(tuple(choices.items()))
     differences = {group: _difference(chosen[group], resolved[group]) for group in GROUPS}
+    for key in differences["decode"].keys() - config.decode.reads:
+        resolved["decode"][key] = chosen["decode"][key]
+        del differences["decode"][key]
     for of_groups in (resolved, differences):
         form = {key: of_groups["model"].pop(key) for key in FORM_KEYS if key in of_groups["model"]}
         of_groups[FORM] = form if config.quant.takes_npu_form(config.target.family) else {}

@@ -236,6 +236,13 @@ class Decode(Checked):
         if self.lm_checksum:
             check_checksum("decode.lm_checksum", self.lm_checksum)
 
+    @property
+    def reads(self) -> set[str]:
+        """The keys that the method reads: the others change nothing."""
+        beam = {"beam_size", "beam_threshold"} if self.method != "greedy" else set()
+        lm = {"lm", "lexicon", "lm_weight", "word_score", "mirror", "lm_checksum"} if self.method == "lm" else set()
+        return {"method", "blank_penalty", "nbest"} | beam | lm
+
 
 @dataclass
 class Evaluation(Checked):

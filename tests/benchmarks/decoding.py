@@ -31,8 +31,8 @@ from earshot.evaluate import utterances
 from earshot.tokenizer import Tokenizer
 
 WINDOW = Window(seconds=5.0, overlap_s=1.0)
-BLANK_PENALTIES = (0.0, 0.5, 1.0, 2.0)
-WEIGHTS, WORD_SCORES = (0.25, 0.5, 1.0, 2.0), (0.0, 1.0, 2.0)
+BLANK_PENALTIES = (0.0, 0.5, 1.0)
+WEIGHTS, WORD_SCORES = (0.25, 0.5, 1.0), (0.0, 1.0)
 
 
 def split(results: Path, name: str, form: recognizers.Form) -> list:

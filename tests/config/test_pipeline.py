@@ -36,7 +36,8 @@ def test_every_option_composes(group, option):
 def _compatible(group: str, option: str) -> dict[str, str]:
     if group == "quant" and OmegaConf.load(config.CONF_DIR / "quant" / f"{option}.yaml").get("families") == ["host"]:
         return {"target": "host"}
-    return {"overrides": "train.checkpoint=results/train/other"} if (group, option) == ("train", "from_checkpoint") else {}
+    needed = {("train", "from_checkpoint"): "train.checkpoint=results/train/other", ("decode", "lm"): "decode.lm=my.arpa"}
+    return {"overrides": needed[group, option]} if (group, option) in needed else {}
 
 
 def test_the_demo_is_eight_variants_on_two_targets():
@@ -78,6 +79,15 @@ def test_a_list_in_a_name_is_readable():
         (variant,) = variants({"overrides": f"model.subsampling_channels={channels}", "sweep": "quant=int8_pc"})
         assert variant.model == f"conformer_xs+subsampling_channels={name}-synth"
         assert f"model.subsampling_channels={channels}" in shlex.split(variant.arguments(["model"]))
+
+
+def test_decodings_are_swept_and_have_names_of_their_own():
+    sweep = "quant=int8_pc decode=greedy,beam,lm decode.blank_penalty=0.0,1.5"
+    found = variants({"sweep": sweep, "overrides": "decode.lm=/data/my.arpa"})
+    assert found[0].decoding == "" and len({v.id for v in found}) == 6, "greedy decoding reads no language model"
+    assert {(v.model, v.scheme, v.target) for v in found} == {("conformer_xs-synth", "int8_pc-hist64-5s", "u85_256")}
+    plain, beam = variants({"sweep": "quant=int8_pc decode=greedy,beam decode.mirror=http://here"})
+    assert (plain.id, beam.id) == (plain.id, f"{plain.id}-beam") and plain.decoding == ""
 
 
 def test_how_many_processes_work_is_in_no_name():
@@ -200,7 +210,13 @@ def test_what_a_search_proposes_is_a_variant_that_its_stages_understand():
         ({"overrides": "model.subsampling_channels=32"}, "subsampling_channels"),
         ({"sweep": "quant=a16w8 target=host"}, "u85_256"),
         ({"sweep": "target=u99_1"}, "u85_256"),
-        ({"sweep": "decode.blank_penalty=0,1"}, "decode cannot be swept"),
+        ({"sweep": "evaluation.bootstrap=0,1"}, "evaluation cannot be swept"),
+        ({"decode": "lm"}, "add decode.lm=FILE, or choose decode=beam"),
+        ({"decode": "beam", "overrides": "decode.beam_size=0"}, "beam_size=0: must be at least 1"),
+        ({"overrides": "decode.nbest=2"}, "greedy finds one; choose decode=beam"),
+        ({"decode": "beam", "overrides": "decode.nbest=60"}, "raise decode.beam_size"),
+        ({"decode": "librispeech_3gram", "overrides": "decode.lm_checksum=crc:1"}, "not sha256:HEX or md5:HEX"),
+        ({**IMPORT, "decode": "librispeech_3gram"}, "decode.lexicon=FILE"),
         ({"sweep": "quant=int8_pc,"}, "quant"),
     ],
 )

@@ -84,19 +84,12 @@ def test_a_second_run_does_nothing(finished):
     assert "Nothing to be done" in snakemake(finished).stdout
 
 
-def test_decode_options_run_the_evaluation_only(finished):
-    again = jobs(snakemake(finished, "--dry-run", overrides="decode.blank_penalty=0.5"))
-    assert again == {
-        "evaluate_float",
-        "evaluate_program",
-        "evaluate_variant",
-        "metrics",
-        "parity",
-        "report",
-        "track",
-        "variants_list",
-        "verdict",
-    }
+def test_decodings_are_evaluated_beside_each_other_and_nothing_else_runs(finished):
+    (finished / "my.arpa").touch()
+    sweep = "quant=int8_pc window=4s target=host,u85_256 decode=greedy,beam,lm decode.blank_penalty=0.0,0.5"
+    again = jobs(snakemake(finished, "--dry-run", sweep=sweep, overrides="decode.lm=my.arpa"))
+    evaluated = {"evaluate_float", "evaluate_program", "evaluate_variant", "metrics"}
+    assert again == {"lexicon", *evaluated, "report", "track", "variants_list", "verdict"}
 
 
 def test_without_a_ladder_there_is_no_job_for_it(finished):

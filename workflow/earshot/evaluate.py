@@ -25,15 +25,17 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from earshot import metrics, recognizers, utterance_table, windows
+from earshot import metrics, recognizers, utterance_lines, utterance_table, windows
 from earshot.config import SAMPLE_RATE_HZ, EvaluateStage, Window
 from earshot.corpus.manifest import load_cuts, read_audio
+from earshot.decoders import Decoder, Hypothesis
 from earshot.errors import ArtifactError, ConfigError, DataError
 from earshot.files import read_json, write_json
 from earshot.recognizers import Form
 
 GRAPH_FORM = "integer_graph"
 COMPARED = (("float", "float_full", "full"), (GRAPH_FORM, "quantized", "quantized"))  # two forms, and the ending of their difference
+Hypotheses = dict[str, list[Hypothesis]]  # by form, the best first
 AHEAD = 4  # utterances handed out per process before the first is waited for
 
 
@@ -46,13 +48,13 @@ class Utterance:
 
 
 def evaluate(cfg: EvaluateStage) -> None:
-    """Write the JSON `cfg.out` and the table of its utterances.
+    """Write the JSON `cfg.out`, and beside it a table of its utterances and all that was found of them, as JSON Lines.
 
     A variant that could not be lowered is a result too: its JSON has status failed and the reason.
 
     Raises:
         ConfigError: the window is not the one that the program was made for.
-        ArtifactError: the subject is absent or damaged.
+        ArtifactError: the subject, or what it is decoded with, is absent or damaged.
         DataError: the split has no utterance or no word.
     """
     started = time.monotonic()
@@ -61,6 +63,7 @@ def evaluate(cfg: EvaluateStage) -> None:
         lowered = read_json(Path(cfg.subject) / "lower.json")
         if lowered["status"] != "ok":
             utterance_table.write(utterance_table.beside(cfg.out), [], {})
+            utterance_lines.write_none(utterance_lines.beside(cfg.out))
             write_json(cfg.out, {"status": lowered["status"], "reason": lowered.get("reason", ""), **head})
             return
         if not recognizers.is_host(cfg.subject):
@@ -210,20 +213,29 @@ def judge_graph(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> int:
 def recognize(cfg: EvaluateStage, forms: list[Form], chosen: Iterable[Utterance]) -> dict[str, list[metrics.Row]]:
     """What each form makes of each utterance."""
     rows: dict[str, list[metrics.Row]] = {form.name: [] for form in forms}
-    results = in_processes(cfg, chosen) if cfg.evaluation.jobs > 1 else ((item, hypotheses(cfg, forms, item)) for item in chosen)
-    for item, words in tqdm(results, total=len(chosen), desc=f"evaluate {', '.join(rows)}", unit="utt", disable=None):
-        for name, hypothesis in words.items():
-            rows[name].append(metrics.compare(item.id, item.duration_s, item.reference, hypothesis))
+    results = in_processes(cfg, chosen) if cfg.evaluation.jobs > 1 else in_this_process(cfg, forms, chosen)
+    with utterance_lines.writing(utterance_lines.beside(cfg.out)) as write:
+        for item, of_forms in tqdm(results, total=len(chosen), desc=f"evaluate {', '.join(rows)}", unit="utt", disable=None):
+            for name, found in of_forms.items():
+                row = metrics.compare(item.id, item.duration_s, item.reference, found[0].text)
+                rows[name].append(row)
+                write(name, row, found)
     return rows
 
 
-def hypotheses(cfg: EvaluateStage, forms: list[Form], item: Utterance) -> dict[str, str]:
-    """The words that each form recognizes in an utterance."""
+def hypotheses(forms: list[Form], decoder: Decoder, item: Utterance) -> Hypotheses:
+    """What each form recognizes in an utterance."""
     features = forms[0].front_end(read_audio(item.audio))
-    return {form.name: form.words(features, cfg.decode) for form in forms}
+    return {form.name: form.recognize(features, decoder) for form in forms}
 
 
-def in_processes(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> Iterator[tuple[Utterance, dict[str, str]]]:
+def in_this_process(cfg: EvaluateStage, forms: list[Form], chosen: Iterable[Utterance]) -> Iterator[tuple[Utterance, Hypotheses]]:
+    """Utterances and their hypotheses by form."""
+    decoder = Decoder(forms[0].pieces, cfg.decode)
+    return ((item, hypotheses(forms, decoder, item)) for item in chosen)
+
+
+def in_processes(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> Iterator[tuple[Utterance, Hypotheses]]:
     """Utterances and their hypotheses by form, in order, recognized by `evaluation.jobs` processes that each open the subject.
 
     Raises:
@@ -264,11 +276,12 @@ def _begin(cfg: EvaluateStage) -> None:
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // cfg.evaluation.jobs))
-    _process.update(cfg=cfg, forms=open_forms(cfg))
+    forms = open_forms(cfg)
+    _process.update(forms=forms, decoder=Decoder(forms[0].pieces, cfg.decode))
 
 
-def _work(item: Utterance) -> dict[str, str]:
-    return hypotheses(_process["cfg"], _process["forms"], item)
+def _work(item: Utterance) -> Hypotheses:
+    return hypotheses(_process["forms"], _process["decoder"], item)
 
 
 # ---------------------------------------------------------------- results

@@ -55,6 +55,37 @@ def compare(id: str, duration_s: float, reference: str, hypothesis: str) -> Row:
     )
 
 
+@dataclass(frozen=True)
+class Edit:
+    """One error of an alignment: a word said and a word recognized, either empty where a word was inserted or deleted.
+
+    `at` is the place of the word among the recognized ones, `of` among those that were said; of the word that is not there, the next one's.
+    """
+
+    type: str  # substitution, deletion or insertion
+    said: str
+    recognized: str
+    of: int
+    at: int
+
+
+EDITS = {"substitute": "substitution", "delete": "deletion", "insert": "insertion"}  # jiwer's names and ours
+
+
+def edits(reference: str, hypothesis: str) -> list[Edit]:
+    """The errors of a hypothesis, by the alignment that `compare` counts."""
+    said, heard = reference.split(), hypothesis.split()
+    found = []
+    for chunk in jiwer.process_words(reference, hypothesis).alignments[0]:
+        if chunk.type == "equal":
+            continue
+        one, other = said[chunk.ref_start_idx : chunk.ref_end_idx], heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        for i, (word, instead) in enumerate(itertools.zip_longest(one, other, fillvalue="")):
+            of, at = chunk.ref_start_idx + min(i, len(one)), chunk.hyp_start_idx + min(i, len(other))
+            found.append(Edit(EDITS[chunk.type], word, instead, of, at))
+    return found
+
+
 def accuracy(rows: Sequence[Row], samples: int, seed: int) -> dict:
     """The accuracy of a corpus: rates as fractions of all reference words (or characters), counts, and the 95% interval of the WER.
 
@@ -81,11 +112,7 @@ def confused(rows: Sequence[Row]) -> list[list]:
     """The most frequent errors as [word said, word recognized, count], the word being empty where one was inserted or deleted."""
     counts: Counter[tuple[str, str]] = Counter()
     for row in rows:
-        said, heard = row.reference.split(), row.hypothesis.split()
-        for chunk in jiwer.process_words(row.reference, row.hypothesis).alignments[0] if row.errors else ():
-            one, other = said[chunk.ref_start_idx : chunk.ref_end_idx], heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
-            if chunk.type != "equal":
-                counts.update(itertools.zip_longest(one, other, fillvalue=""))
+        counts.update((edit.said, edit.recognized) for edit in (edits(row.reference, row.hypothesis) if row.errors else ()))
     return [[*words, count] for words, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_CONFUSED]]
 
 

@@ -52,7 +52,7 @@ TRAINING_GROUPS = {"tokenizer", "model", "train"}
 # What a search is to do says nothing of a variant.
 SEARCH_GROUPS = {"sensitivity", "search"}
 # What the paths under results/ are made of: the wildcards of the rules.
-NAMES = ("corpus", "features", "tokenizer", "model", "scheme", "window", "family", "target", "sensitivity", "search")
+NAMES = ("corpus", "features", "tokenizer", "model", "scheme", "window", "family", "target", "decoding", "sensitivity", "search")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Variant:
     window: str
     family: str
     target: str
+    decoding: str  # empty, or of another decoding than the default one `-` and its name: the ending of what is evaluated with it
     sensitivity: str
     search: str
     calibrated: bool
@@ -77,7 +78,7 @@ class Variant:
 
     @property
     def id(self) -> str:
-        return f"{self.model}/{self.scheme}/{self.target}"
+        return f"{self.model}/{self.scheme}/{self.target}{self.decoding}"
 
     @property
     def imported(self) -> bool:
@@ -182,6 +183,7 @@ def _variant(overrides: list[str]) -> Variant:
     del cfg["hydra"]
     config: Pipeline = typed(cfg)
     _check_imported(config.imported)
+    _check_lexicon(config)
     if config.target.family not in config.quant.families:
         possible = ", ".join(targets_of(config.quant.families))
         raise ConfigError(f"quant={choices['quant']} cannot be lowered to target={choices['target']}; targets that can take it: {possible}")
@@ -190,6 +192,9 @@ def _variant(overrides: list[str]) -> Variant:
     resolved = OmegaConf.to_container(cfg, resolve=True)
     chosen = _as_chosen(tuple(choices.items()))
     differences = {group: _difference(chosen[group], resolved[group]) for group in GROUPS}
+    for key in differences["decode"].keys() - config.decode.reads:
+        resolved["decode"][key] = chosen["decode"][key]
+        del differences["decode"][key]
     for of_groups in (resolved, differences):
         form = {key: of_groups["model"].pop(key) for key in FORM_KEYS if key in of_groups["model"]}
         of_groups[FORM] = form if config.quant.takes_npu_form(config.target.family) else {}
@@ -208,7 +213,8 @@ def _variant(overrides: list[str]) -> Variant:
     searching = config.search.method != "none"
     if searching:
         _check_search(config, choices["quant"], differences["quant"])
-    of_tables = "-".join([names["calib"], names["window"]]) + suffix(differences[FORM])
+    decoding = "" if names["decode"] == defaults["decode"] else f"-{names['decode']}"
+    of_tables = "-".join([names["calib"], names["window"]]) + suffix(differences[FORM]) + decoding
     return Variant(
         corpus=names["corpus"],
         features=names["features"],
@@ -218,6 +224,7 @@ def _variant(overrides: list[str]) -> Variant:
         window=names["window"],
         family=config.target.family,
         target=names["target"],
+        decoding=decoding,
         sensitivity=f"{names['sensitivity']}-{of_tables}" if searching else "none",
         search=f"{names['search']}-{names['budget']}-{of_tables}" if searching else "none",
         calibrated=config.quant.calibrated,
@@ -317,6 +324,15 @@ def _check_imported(imported: Imported) -> None:
     absent = [f"{key}=FILE" for key in ("checkpoint", "tokenizer") if not getattr(imported, key)]
     if imported.checkpoint is not None and absent:
         raise ConfigError(f"a checkpoint is to be imported, but not all of its files are given; add {' '.join(absent)}")
+
+
+def _check_lexicon(config: Pipeline) -> None:
+    """
+    Raises:
+        ConfigError: a lexicon is to be made by the tokenizer of a model that others trained.
+    """
+    if config.decode.method == "lm" and not config.decode.lexicon and config.imported.checkpoint is not None:
+        raise ConfigError("decode.lexicon: of an imported model none is made; give one in the model's pieces, decode.lexicon=FILE")
 
 
 def targets_of(families: Iterable[str]) -> list[str]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from earshot import windows
-from earshot.config import Decode, Window
-from earshot.decode import decode
+from earshot.config import SAMPLE_RATE_HZ, Window
+from earshot.decoders import Decoder, Hypothesis
 from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
 from earshot.files import read_json
@@ -55,9 +55,11 @@ class Form:
     logits: Callable[[torch.Tensor], torch.Tensor]
     front_end: FrontEnd
     pieces: list[str]
+    grid: OutputGrid
 
-    def words(self, features: torch.Tensor, config: Decode) -> str:
-        return decode(self.logits(features), self.pieces, config)
+    def recognize(self, features: torch.Tensor, decoder: Decoder) -> list[Hypothesis]:
+        """The best texts of an utterance, the best first; `decoder` is one for `pieces`."""
+        return decoder(self.logits(features), self.grid.factor * self.front_end.hop_length / SAMPLE_RATE_HZ)
 
 
 class FloatProgram:
@@ -103,7 +105,10 @@ def windowed(name: str, program: Program, overlap_s: float, source: str | Path, 
     def checked(features: torch.Tensor) -> torch.Tensor:
         return check_logits(program(features), layout, program.pieces, source)
 
-    return Form(name, lambda features: windows.run(checked, features, layout, silence, progress), program.front_end, program.pieces)
+    def logits(features: torch.Tensor) -> torch.Tensor:
+        return windows.run(checked, features, layout, silence, progress)
+
+    return Form(name, logits, program.front_end, program.pieces, program.grid)
 
 
 def with_cache(name: str, program: ProgramWithCache, source: str | Path, progress: bool = False) -> Form:
@@ -121,7 +126,7 @@ def with_cache(name: str, program: ProgramWithCache, source: str | Path, progres
     def logits(features: torch.Tensor) -> torch.Tensor:
         return windows.run_with_cache(checked, features, layout, silence, program.first_cache, progress)
 
-    return Form(name, logits, program.front_end, program.pieces)
+    return Form(name, logits, program.front_end, program.pieces, program.grid)
 
 
 def form_of(name: str, program: Program | ProgramWithCache, overlap_s: float, source: str | Path, progress: bool = False) -> Form:
@@ -164,7 +169,8 @@ def float_program(recognizer: checkpoint.Recognizer, window: Window) -> Program 
 def open_model(model_dir: str | Path, window: Window) -> list[Form]:
     """The float model over windows, and over whole utterances."""
     recognizer = checkpoint.load(model_dir)
-    full = Form("float_full", lambda features: whole(recognizer.model, features), recognizer.front_end, recognizer.pieces)
+    model = recognizer.model
+    full = Form("float_full", lambda features: whole(model, features), recognizer.front_end, recognizer.pieces, model.grid)
     return [open_windowed(recognizer, window, model_dir), full]
 
 

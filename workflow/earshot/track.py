@@ -29,9 +29,9 @@ __all__ = ["LiveRun", "find_variants", "links", "log_results"]
 
 ARTIFACTS = "earshot.artifacts"
 REASON = ("earshot.reason", "mlflow.note.content")  # the second is what MLflow shows as a run's description
-UTTERANCES = "evaluation.utterances.csv"
+UTTERANCES = "evaluation{}.utterances.csv"  # with the ending of another decoding than the default one, as metrics.json has it
 PARITY = "parity.*"  # the ladder, beside the program
-VARIANT_FILES = ("metrics.json", "lower.json", UTTERANCES, "vela_*.csv")
+VARIANT_FILES = ("lower.json", "vela_*.csv")
 MODEL_FILES = ("metrics.json", "config.yaml", "curves.csv")
 REPORT_FILES = ("pareto.html", "variants.csv", "operators.csv")  # of results/report: they show the model's variants side by side
 LINKED_RUNS = 20  # in the link that compares runs: the best ones
@@ -57,7 +57,7 @@ def find_variants(results: str | Path) -> list[Path]:
     Raises:
         ArtifactError: there is none.
     """
-    found = sorted(Path(results).glob("variants/*/*/*/metrics.json"))
+    found = sorted(Path(results).glob("variants/*/*/*/metrics*.json"))
     if not found:
         raise ArtifactError(f"{results}: no variants/*/*/*/metrics.json in it; give the folder that the workflow writes to, results=FOLDER")
     return found
@@ -152,10 +152,11 @@ def _same(live: float, written: float) -> bool:
 def variant_entry(path: Path, content: dict[str, Any], log_pte: bool) -> Entry:
     """The run of a variant, from its metrics.json and the files beside it."""
     folder = path.parent
-    files = [file for pattern in VARIANT_FILES for file in sorted(folder.glob(pattern))]
+    files = [path, *(file for pattern in VARIANT_FILES for file in sorted(folder.glob(pattern)))]
     of_program = variant_metrics.program_dir(content, folder)
-    if not list(folder.glob(UTTERANCES)):  # what an NPU runs is evaluated with its program, once for all targets
-        files += sorted(of_program.glob(UTTERANCES))
+    utterances = UTTERANCES.format(path.stem.removeprefix("metrics"))
+    # What an NPU runs is evaluated with its program, once for all targets.
+    files += [file for where in (folder, of_program) if (file := where / utterances).exists()][:1]
     if "parity" in content:
         files += sorted(of_program.glob(PARITY))
     if log_pte and (folder / "model.pte").exists():

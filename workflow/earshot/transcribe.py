@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ import soundfile
 import torch
 import torchaudio
 
-from earshot import recognizers, windows
+from earshot import recognizers, utterance_lines, windows
 from earshot.config import SAMPLE_RATE_HZ, TranscribeStage, Window
+from earshot.decoders import Decoder
 from earshot.errors import ArtifactError, ConfigError, DataError, EarshotError
 from earshot.model import checkpoint
 from earshot.recognizers import Form
@@ -22,15 +24,16 @@ REMEDY = "give a model.pte, quantized.pt2 or model.safetensors that the workflow
 
 
 def transcribe(cfg: TranscribeStage) -> bool:
-    """Print the words of each file of `cfg.audio`, after its path and a tab where there are several.
+    """Print the words of each file of `cfg.audio`, after its path and a tab where there are several; or a JSON object of each.
 
     Returns whether every file could be read; one that could not is told on stderr.
 
     Raises:
-        ArtifactError: the program is absent or damaged.
+        ArtifactError: the program, the language model or the lexicon is absent or damaged.
     """
     files = list(paths(cfg.audio))
     form = open_program(cfg.program, cfg.window)
+    decoder = Decoder(form.pieces, cfg.decode)
     complete = True
     for path in files:
         try:
@@ -39,8 +42,11 @@ def transcribe(cfg: TranscribeStage) -> bool:
             note(str(error))
             complete = False
             continue
-        words = form.words(features, cfg.decode)
-        print(f"{path}\t{words}" if len(files) > 1 else words, flush=True)
+        found = form.recognize(features, decoder)
+        if cfg.output == "json":
+            print(json.dumps({"audio": path, "text": found[0].text, **utterance_lines.recognized(found)}, ensure_ascii=False), flush=True)
+        else:
+            print(f"{path}\t{found[0].text}" if len(files) > 1 else found[0].text, flush=True)
     return complete
 
 
@@ -93,7 +99,7 @@ def open_checkpoint(model_dir: Path, window: Window) -> Form:
     def logits(features: torch.Tensor) -> torch.Tensor:
         return cut.logits(features) if len(features) > longest else recognizers.whole(recognizer.model, features)
 
-    return Form("float", logits, recognizer.front_end, recognizer.pieces)
+    return Form("float", logits, recognizer.front_end, recognizer.pieces, recognizer.model.grid)
 
 
 def read_any(path: str) -> np.ndarray:

@@ -7,6 +7,8 @@ from shlex import quote
 
 from earshot.errors import EarshotError
 from earshot.hydra_words import hydra_value
+from earshot.language_model import KNOWN as language_models
+from earshot.naming import slug
 from earshot.pipeline import FORM, NAMES, variants
 from earshot.source_digest import source_digest
 from snakemake.exceptions import WorkflowError
@@ -25,7 +27,7 @@ experiment_name = f"experiment_name={VARIANTS[0].config['experiment_name']}"
 
 
 wildcard_constraints:
-    **{name: "[^/]+" for name in NAMES},
+    **({name: "[^/]+" for name in NAMES} | {"decoding": "(-[^/]+)?"}),
 
 
 def owner(wildcards):
@@ -75,6 +77,34 @@ def resolved(wildcards):
     """All values as a mapping of Hydra's: kept with the figures that they gave."""
     variant = owner(wildcards)
     return hydra_value(variant.settings([*variant.groups, FORM, *(["imported"] if variant.imported else [])]))
+
+
+def language_model(variant):
+    """The file of the language model that a variant is decoded with: one that is downloaded, or the user's own."""
+    name = variant.config["decode"]["lm"]
+    return f"results/language_model/{name}.arpa.gz" if name in language_models else name
+
+
+def decoding_files(of=owner):
+    """An input function: language model and lexicon that a variant is decoded with, or nothing."""
+
+    def find(wildcards):
+        variant = of(wildcards)
+        decode = variant.config["decode"]
+        lexicon = decode["lexicon"] or f"results/lexicon/{variant.tokenizer}/{slug(decode['lm'])}.txt"
+        return [language_model(variant), lexicon] if decode["method"] == "lm" else []
+
+    return find
+
+
+def decoding_arguments(wildcards, input):
+    """The words that give a stage these files."""
+    return " ".join(quote(f"decode.{key}={path}") for key, path in zip(("lm", "lexicon"), input.decoding))
+
+
+def decoded_with(lm):
+    """A variant that is decoded with the language model of this name in paths."""
+    return next(v for v in all_variants() if v.config["decode"]["method"] == "lm" and slug(v.config["decode"]["lm"]) == lm)
 
 
 def corpus_name(wildcards):
@@ -136,17 +166,17 @@ def program_evaluation(wildcards):
     """The evaluation of a quantized program, or nothing: a float program says what the model says."""
     variant = owner(wildcards)
     return (
-        f"results/programs/{variant.model}/{variant.scheme}/{variant.family}/evaluation.json" if variant.config["quant"]["quantize"] else []
+        f"results/programs/{variant.model}/{variant.scheme}/{variant.family}/evaluation{variant.decoding}.json"
+        if variant.config["quant"]["quantize"]
+        else []
     )
 
 
 def host_evaluation(wildcards):
     """The evaluation of a host variant, or nothing: an NPU's integer graph is evaluated with its program, once for all targets."""
-    return (
-        f"results/variants/{wildcards.model}/{wildcards.scheme}/{wildcards.target}/evaluation.json"
-        if owner(wildcards).family == "host"
-        else []
-    )
+    variant = owner(wildcards)
+    folder = f"results/variants/{variant.model}/{variant.scheme}/{variant.target}"
+    return f"{folder}/evaluation{variant.decoding}.json" if variant.family == "host" else []
 
 
 def host_variant(name):
@@ -154,7 +184,8 @@ def host_variant(name):
 
     def find(wildcards):
         variant = owner(wildcards)
-        return f"results/variants/{variant.model}/{variant.scheme}/{variant.target}/{name}" if variant.family == "host" else []
+        pattern = "results/variants/{model}/{scheme}/{target}/" + name
+        return pattern.format(**variant.names) if variant.family == "host" else []
 
     return find
 

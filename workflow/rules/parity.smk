@@ -6,9 +6,9 @@ rule parity:
         graph=integer_graph,
         variant=host_variant("lower.json"),
         dev=of_variant("results/corpus/{corpus}/dev.cuts.jsonl.gz"),
-        float=of_variant("results/train/{model}/evaluation/{window}.json"),
+        float=of_variant("results/train/{model}/evaluation{decoding}/{window}.json"),
         of_program=program_evaluation,
-        of_variant=host_variant("evaluation.json"),
+        of_variant=host_variant("evaluation{decoding}.json"),
     output:
         report="results/programs/{model}/{scheme}/{family}/parity.json",
         table="results/programs/{model}/{scheme}/{family}/parity.csv",

@@ -11,6 +11,7 @@ rule sensitivity:
         weights="results/train/{model}/model.safetensors",
         train=of_searched("results/corpus/{corpus}/train.cuts.jsonl.gz"),
         dev=of_searched("results/corpus/{corpus}/dev.cuts.jsonl.gz"),
+        decoding=decoding_files(searched),
     output:
         table="results/sensitivity/{model}/{sensitivity}/{family}/sensitivity.json",
         csv=report("results/sensitivity/{model}/{sensitivity}/{family}/sensitivity.csv", category="Sensitivity"),
@@ -31,12 +32,13 @@ rule sensitivity:
         arguments=search_arguments("sensitivity", "calib", "window", "form", "decode"),
         settings=search_settings("sensitivity", "calib", "window", "form", "decode"),
         schemes=table_schemes,
+        decoding=decoding_arguments,
         source=source_digest("sensitivity"),
         model_dir=subpath(input.weights, parent=True),
         corpus_dir=subpath(input.train, parent=True),
         out=subpath(output.table, parent=True),
     shell:
-        "python -m earshot.stages.sensitivity {params.arguments} schemes={params.schemes:q} family={wildcards.family}"
+        "python -m earshot.stages.sensitivity {params.arguments} {params.decoding} schemes={params.schemes:q} family={wildcards.family}"
         " model_dir={params.model_dir:q} corpus_dir={params.corpus_dir:q} out={params.out:q} 2>&1 | tee {log:q}"
 
 
@@ -45,6 +47,7 @@ rule search:
         weights="results/train/{model}/model.safetensors",
         train=of_searched("results/corpus/{corpus}/train.cuts.jsonl.gz"),
         dev=of_searched("results/corpus/{corpus}/dev.cuts.jsonl.gz"),
+        decoding=decoding_files(searched),
         table=of_searched("results/sensitivity/{model}/{sensitivity}/{family}/sensitivity.json"),
         uniform=lambda wildcards: trial_files(searched(wildcards), rounds=1),
     output:
@@ -62,13 +65,14 @@ rule search:
         settings=search_settings("search", "budget", "sensitivity", "calib", "window", "form", "decode"),
         schemes=search_schemes,
         calibrations=search_calibrations,
+        decoding=decoding_arguments,
         source=source_digest("search"),
         uniform=listed("uniform"),
         family=lambda wildcards: searched(wildcards).family,
         model_dir=subpath(input.weights, parent=True),
         corpus_dir=subpath(input.train, parent=True),
     shell:
-        "python -m earshot.stages.search {params.arguments} schemes={params.schemes:q} calibrations={params.calibrations:q}"
+        "python -m earshot.stages.search {params.arguments} {params.decoding} schemes={params.schemes:q} calibrations={params.calibrations:q}"
         " family={params.family} table={input.table:q} uniform={params.uniform:q} model_dir={params.model_dir:q}"
         " corpus_dir={params.corpus_dir:q} out={output:q} 2>&1 | tee {log:q}"
 

@@ -7,7 +7,7 @@ from earshot.pipeline import calibration, proposed, scheme
 from earshot.search import proposals
 
 SEARCH_ROUND = "results/search/{model}/{search}/{target}/round_{{round}}.json"
-METRICS = "results/variants/{model}/{scheme}/{target}/metrics.json"
+METRICS = "results/variants/{model}/{scheme}/{target}/metrics{decoding}.json"
 
 SEARCHES = [variant for variant in VARIANTS if variant.searches]
 TABLES = [variant for variant in VARIANTS if variant.search != "none"]

@@ -8,7 +8,7 @@ localrules:
 # The metrics.json files, a path a line: a sweep may hold more of them than a command line takes.
 rule variants_list:
     input:
-        of_all_variants("results/variants/{model}/{scheme}/{target}/metrics.json"),
+        of_all_variants("results/variants/{model}/{scheme}/{target}/metrics{decoding}.json"),
     output:
         "results/report/variants.txt",
     log:
@@ -22,7 +22,7 @@ rule variants_list:
 rule report:
     input:
         variants="results/report/variants.txt",
-        metrics=of_all_variants("results/variants/{model}/{scheme}/{target}/metrics.json"),
+        metrics=of_all_variants("results/variants/{model}/{scheme}/{target}/metrics{decoding}.json"),
     output:
         table=report("results/report/variants.csv", category="Summary", caption="../report/variants.rst"),
         html=report("results/report/report.html", category="Summary", caption="../report/report.rst"),
@@ -64,7 +64,7 @@ rule report:
 rule track:
     input:
         variants="results/report/variants.txt",
-        metrics=of_all_variants("results/variants/{model}/{scheme}/{target}/metrics.json"),
+        metrics=of_all_variants("results/variants/{model}/{scheme}/{target}/metrics{decoding}.json"),
         searches=search_results(),
         models=of_all_variants("results/train/{model}/metrics.json"),
         report=rules.report.output.pareto,

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from earshot.config.fields import SAMPLE_RATE_HZ, Checked, bounded, one_of
-from earshot.errors import ConfigError
+from earshot.config.fields import SAMPLE_RATE_HZ, Checked, bounded, check_checksum, one_of
 
 
 @dataclass
@@ -51,9 +50,7 @@ class LibriSpeech(Corpus):
     def __post_init__(self) -> None:
         super().__post_init__()
         for subset, checksum in self.checksums.items():
-            algorithm, _, digest = checksum.partition(":")
-            if len(digest) != {"sha256": 64, "md5": 32}.get(algorithm):
-                raise ConfigError(f"LibriSpeech.checksums: {subset}: {checksum!r} is not sha256:HEX or md5:HEX")
+            check_checksum(f"LibriSpeech.checksums: {subset}", checksum)
 
 
 @dataclass

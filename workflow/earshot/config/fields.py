@@ -22,6 +22,16 @@ def one_of(default: str, *options: str) -> Any:
     return field(default=default, metadata={"options": options})
 
 
+def check_checksum(key: str, checksum: str) -> None:
+    """
+    Raises:
+        ConfigError: not sha256:HEX or md5:HEX.
+    """
+    algorithm, _, digest = checksum.partition(":")
+    if len(digest) != {"sha256": 64, "md5": 32}.get(algorithm):
+        raise ConfigError(f"{key}: {checksum!r} is not sha256:HEX or md5:HEX")
+
+
 @dataclass
 class Checked:
     """Base of all groups: checks the bounds that the fields declare."""

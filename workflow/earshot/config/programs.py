@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from earshot.config.fields import Checked, bounded, one_of
+from earshot.config.fields import Checked, bounded, check_checksum, one_of
 from earshot.config.models import NpuForm
 from earshot.errors import ConfigError
 
@@ -208,8 +208,40 @@ class Budget(Checked):
 
 @dataclass
 class Decode(Checked):
-    method: str = one_of("greedy", "greedy")
+    """Logits to words."""
+
+    method: str = one_of("greedy", "greedy", "beam", "lm")
     blank_penalty: float = bounded(0.0, ge=0.0)  # subtracted from the blank's logit: fewer deletions, more insertions
+    nbest: int = bounded(1, ge=1)  # different texts that are told of each utterance
+    # Of both beam searches.
+    beam_size: int = bounded(50, ge=1)  # hypotheses that are kept after each frame
+    beam_threshold: float = bounded(25.0, gt=0.0)  # those whose score (natural log) is so far below the best one's are dropped
+    # Of the one with a language model and a lexicon.
+    lm: str | None = None  # an n-gram, ARPA (also .gz) or KenLM's binary, or the name of one that the workflow downloads: librispeech_3gram
+    lexicon: str | None = None  # a line each: a word, and the pieces that spell it; null: the workflow makes it of an ARPA's words
+    lm_weight: float = bounded(1.0, ge=0.0)  # of the log10 probabilities of the language model, beside the natural ones of the network
+    word_score: float = 0.0  # added for each word
+    mirror: str = "https://www.openslr.org/resources"
+    lm_checksum: str | None = None  # of a mirror's file that is not the official one: sha256:HEX or md5:HEX
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method == "lm" and not self.lm:
+            raise ConfigError(
+                "decode.lm: decode.method=lm needs a language model, none is given; add decode.lm=FILE, or choose decode=beam"
+            )
+        most, of = (1, "greedy finds one; choose decode=beam") if self.method == "greedy" else (self.beam_size, "raise decode.beam_size")
+        if self.nbest > most:
+            raise ConfigError(f"decode.nbest={self.nbest}: at most {most} with decode.method={self.method}; {of}")
+        if self.lm_checksum:
+            check_checksum("decode.lm_checksum", self.lm_checksum)
+
+    @property
+    def reads(self) -> set[str]:
+        """The keys that the method reads: the others change nothing."""
+        beam = {"beam_size", "beam_threshold"} if self.method != "greedy" else set()
+        lm = {"lm", "lexicon", "lm_weight", "word_score", "mirror", "lm_checksum"} if self.method == "lm" else set()
+        return {"method", "blank_penalty", "nbest"} | beam | lm
 
 
 @dataclass

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from earshot.config.data import Features, Tokenizer
 from earshot.config.exporting import Export, ExportModelStage
-from earshot.config.fields import Checked, one_of
+from earshot.config.fields import Checked, check_checksum, one_of
 from earshot.config.models import Imported, Model, NpuForm, Train
 from earshot.config.programs import Budget, Calib, Decode, Evaluation, Parity, Quant, Target, Tracking, Window
 from earshot.config.search import SEARCH_STAGES, Search, Sensitivity
@@ -68,6 +68,26 @@ class QuantizeStage(Checked):
 @dataclass
 class TosaStage(Checked):
     program_dir: str = MISSING  # a quantized program of an NPU family; the graph is written beside it
+
+
+@dataclass
+class LanguageModelStage(Checked):
+    name: str = MISSING  # one of those that can be downloaded
+    mirror: str = "https://www.openslr.org/resources"
+    checksum: str | None = None  # of a mirror's file that is not the official one: sha256:HEX or md5:HEX
+    out: str = MISSING  # the file, .arpa.gz
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.checksum:
+            check_checksum("checksum", self.checksum)
+
+
+@dataclass
+class LexiconStage(Checked):
+    lm: str = MISSING  # ARPA file, also .gz, whose words are spelled
+    tokenizer_model: str = MISSING  # that the network was trained with
+    out: str = MISSING
 
 
 @dataclass
@@ -160,6 +180,7 @@ class TranscribeStage(Checked):
     )  # its overlap for longer audio; its length for model.safetensors, as the others have their own
     program: str = MISSING  # model.pte, quantized.pt2 or model.safetensors that the workflow made
     audio: Any = field(default=MISSING, metadata={"text": True})  # one path, or several: a.flac,b.wav or [a.flac,b.wav]
+    output: str = one_of("text", "text", "json")  # json: an object a line, with the times of the words and the n-best texts
 
 
 @dataclass
@@ -195,6 +216,8 @@ STAGES = {
     "train": TrainStage,
     "import_checkpoint": ImportCheckpointStage,
     "quantize": QuantizeStage,
+    "language_model": LanguageModelStage,
+    "lexicon": LexiconStage,
     "tosa": TosaStage,
     "lower": LowerStage,
     "evaluate": EvaluateStage,

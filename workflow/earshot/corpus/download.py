@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -25,11 +26,24 @@ DISTRUST = "the archive is not to be trusted: delete it and use another corpus.m
 BYTES = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": None}
 
 
-def fetch(url: str, path: Path, checksum: str) -> None:
+@dataclass(frozen=True)
+class Keys:
+    """What errors advise."""
+
+    mirror: str  # the key that names the server
+    by_hand: str  # how to do without it
+    room: str  # what to do where the disk is too small
+
+
+CORPUS = Keys("corpus.mirror", "fetch and unpack it yourself and set corpus.download=false", "make room or set corpus.root to another disk")
+
+
+def fetch(url: str, path: Path, checksum: str, keys: Keys = CORPUS) -> None:
     """Bring `url` to `path`. What has come is kept beside it as *.part, and a later call goes on from there.
 
     Args:
         checksum: "sha256:HEX" or "md5:HEX".
+        keys: what errors advise.
 
     Raises:
         DataError: the server cannot be reached or has no such file, the disk is too small, or the checksum differs.
@@ -37,42 +51,39 @@ def fetch(url: str, path: Path, checksum: str) -> None:
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        _fetch_part(url, part)
+        _fetch_part(url, part, keys)
         os.replace(part, path)
     algorithm, _, expected = checksum.partition(":")
     if (found := _digest(path, algorithm)) != expected.lower():
         path.unlink()  # more bytes would not repair it
         raise DataError(
             f"{url}: {algorithm} of what came is {found}, expected {expected}; it is deleted: run again to fetch it anew,"
-            " or choose another corpus.mirror"
+            f" or choose another {keys.mirror}"
         )
 
 
-def _fetch_part(url: str, part: Path) -> None:
+def _fetch_part(url: str, part: Path, keys: Keys) -> None:
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            if _append(url, part, before):
+            if _append(url, part, before, keys):
                 return
             reason = "the connection ended early"
         except urllib.error.HTTPError as error:
             reason = f"HTTP {error.code} {error.reason}"
             if error.code < 500 and error.code not in (408, 429):
-                raise DataError(f"{url}: {reason}; check corpus.mirror") from None
+                raise DataError(f"{url}: {reason}; check {keys.mirror}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", None) or error or type(error).__name__)
         now = part.stat().st_size if part.exists() else 0
         failures = 0 if now > before else failures + 1
         if failures == ATTEMPTS:
-            raise DataError(
-                f"{url}: {reason}; {now} bytes are kept in {part}, run again to go on from there,"
-                f" or fetch and unpack it yourself and set corpus.download=false"
-            )
+            raise DataError(f"{url}: {reason}; {now} bytes are kept in {part}, run again to go on from there, or {keys.by_hand}")
         time.sleep(min(2**failures, 10) / 2)
 
 
-def _append(url: str, part: Path, have: int) -> bool:
+def _append(url: str, part: Path, have: int, keys: Keys) -> bool:
     """Add to `part` what `url` has beyond the first `have` bytes; whether that is all of it now."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -88,9 +99,7 @@ def _append(url: str, part: Path, have: int) -> bool:
         total = have + int(length) if length else None
         free = shutil.disk_usage(part.parent).free
         if total and free < (needed := 2 * total - have):  # the archive, and what is unpacked from it
-            raise DataError(
-                f"{part.parent}: {free >> 20} MiB free, {url} needs {needed >> 20} MiB; make room or set corpus.root to another disk"
-            )
+            raise DataError(f"{part.parent}: {free >> 20} MiB free, {url} needs {needed >> 20} MiB; {keys.room}")
         with open(part, "ab" if have else "wb") as file, tqdm(total=total, initial=have, desc=part.stem, **BYTES) as bar:
             while block := response.read(BLOCK):
                 file.write(block)

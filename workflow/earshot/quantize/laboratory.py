@@ -13,6 +13,7 @@ from earshot import windows
 from earshot.config import Calib, NpuForm, Quant
 from earshot.config.search import Compared
 from earshot.corpus.manifest import load_cuts, read_audio
+from earshot.decoders import Decoder
 from earshot.model import checkpoint
 from earshot.model.npu import to_npu
 from earshot.quantize import calibrate, program, schemes
@@ -69,7 +70,7 @@ class Laboratory:
         loss = [Speech(one.id, calibrate.speech(one, front_end), "") for one in self.calibration[: cfg.sensitivity.utterances]]
         dev = list(self._dev(dev_utterances))
         network.mix(lambda operator: FLOAT)
-        return Probe(network, layout, front_end, self._recognizer.pieces, cfg.decode, loss, dev)
+        return Probe(network, layout, front_end, Decoder(self._recognizer.pieces, cfg.decode), loss, dev)
 
     def _dev(self, count: int) -> Iterator[Speech]:
         """Utterances of the dev split, evenly over its manifest."""

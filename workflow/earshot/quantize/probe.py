@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import ctc_loss
 
 from earshot import metrics, windows
-from earshot.config import Decode
-from earshot.decode import BLANK_ID, best_path, decode
+from earshot.decode import BLANK_ID, best_path
+from earshot.decoders import Decoder
 from earshot.errors import DataError
 from earshot.features import FrontEnd
 
@@ -59,12 +59,11 @@ class Probe:
         network: Network,
         layout: windows.Layout,
         front_end: FrontEnd,
-        pieces: Sequence[str],
-        decoding: Decode,
+        decoder: Decoder,
         loss: Sequence[Speech],
         dev: Sequence[Speech],
     ) -> None:
-        self._layout, self._silence, self._pieces, self._decoding = layout, front_end.silence(), pieces, decoding
+        self._layout, self._silence, self._decoder = layout, front_end.silence(), decoder
         self._dev = dev
         self._of_float = [(one, self._logits(network, one)) for one in loss]
         self._targets = [best_path(logits) for _, logits in self._of_float]
@@ -93,9 +92,8 @@ class Probe:
 
     def wer(self, network: Network) -> float:
         """Word error rate on the dev split."""
-        rows = [
-            metrics.compare(one.id, 0.0, one.text, decode(self._logits(network, one), self._pieces, self._decoding)) for one in self._dev
-        ]
+        texts = [self._decoder(self._logits(network, one), 0.0)[0].text for one in self._dev]
+        rows = [metrics.compare(one.id, 0.0, one.text, text) for one, text in zip(self._dev, texts, strict=True)]
         return metrics.accuracy(rows, samples=0, seed=0)["wer"]
 
 

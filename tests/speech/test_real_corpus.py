@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
+from real_speech import ROOT, needs_speech
 
 from earshot import files
 from earshot.config import LibriSpeech
@@ -15,8 +15,7 @@ from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.corpus.prepare import prepare
 from earshot.errors import DataError
 
-ROOT = Path(os.environ.get("EARSHOT_SPEECH", Path(__file__).resolve().parents[3] / "shared" / "speech" / "LibriSpeech"))
-pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason="no real speech: neither EARSHOT_SPEECH nor ../shared/speech/LibriSpeech")
+pytestmark = needs_speech
 
 
 def config(root: Path, test: str = "test-other", **values) -> LibriSpeech:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from earshot.errors import EarshotError, TrackingError
 from earshot.files import atomic
+from earshot.naming import shortened
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -134,11 +135,17 @@ class Store:
             existing = None
         tags = {KIND: key[0], IDENTITY: key[1], **({PARENT: parent_id} if parent_id else {})}
         if existing is None:
-            existing = self.client.create_run(self.experiment_id, run_name=name or key[1], tags=tags)
+            existing = self.client.create_run(self.experiment_id, run_name=shortened(name or key[1]), tags=tags)
+        self.rename(existing, name)
         run_id = existing.info.run_id
         self.log(run_id, params={param: value for param, value in params.items() if param not in existing.data.params})
         self.tag(run_id, {tag: value for tag, value in tags.items() if existing.data.tags.get(tag) != value})
         return run_id
+
+    def rename(self, run: Run, name: str) -> None:
+        """Give a run the name that it is to have now, if any."""
+        if name and run.info.run_name != shortened(name):
+            self.client.update_run(run.info.run_id, name=shortened(name))
 
     def log(self, run_id: str, *, params: Mapping[str, str] | None = None, points: list[tuple[str, float, int]] | None = None) -> None:
         """Log parameters, and points (name, value, step) of metrics."""

@@ -21,6 +21,7 @@ from earshot.errors import ArtifactError
 from earshot.files import read_json
 from earshot.live_run import LiveRun
 from earshot.mlflow_store import DIGEST, PARENT, Key, Store, flat, locked, reported
+from earshot.naming import variant_names
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -48,6 +49,7 @@ class Entry:
     tags: dict[str, str]
     files: list[Path]
     digest: str
+    name: str = ""  # what people see; the id where empty
     failed: bool = False
 
 
@@ -87,6 +89,7 @@ def log_results(
     models = {content["model"]: content for content in contents.values()}
     together = [path for name in REPORT_FILES if (path := Path(results) / "report" / name).exists()]
     entries = {name: model_entry(Path(results) / "train" / name, name, models[name], together) for name in sorted(models)}
+    names = variant_names(content["variant"] for content in contents.values())
     store = Store(tracking.uri, experiment, tracking.timeout_s)
     logged: dict[str, Any] = {"uri": tracking.uri, "experiment_id": store.experiment_id, "models": {}, "variants": {}}
     with reported(tracking.uri), locked(tracking.uri):
@@ -95,7 +98,7 @@ def log_results(
             logged["models"][name] = put(store, runs.get(entry.key), entry, None)
         for path in tqdm(order, desc="MLflow", unit="run", disable=None):
             entry = variant_entry(path, contents[path], tracking.log_pte)
-            entry = replace(entry, tags=entry.tags | (marks or {}).get(entry.key[1], {}))
+            entry = replace(entry, name=names[entry.key[1]], tags=entry.tags | (marks or {}).get(entry.key[1], {}))
             parent_id = logged["models"][contents[path]["model"]]["run_id"]
             logged["variants"][entry.key[1]] = {**put(store, runs.get(entry.key), entry, parent_id), "status": contents[path]["status"]}
     return logged
@@ -106,6 +109,7 @@ def put(store: Store, existing: Run | None, entry: Entry, parent_id: str | None)
     files = " ".join(path.name for path in entry.files)
     tags = {**entry.tags, ARTIFACTS: files, DIGEST: entry.digest}
     if existing is not None and all(existing.data.tags.get(tag) == value for tag, value in tags.items()):
+        store.rename(existing, entry.name)
         if parent_id and existing.data.tags.get(PARENT) != parent_id:
             store.tag(existing.info.run_id, {PARENT: parent_id})
         return {"run_id": existing.info.run_id, "action": "unchanged"}
@@ -113,7 +117,7 @@ def put(store: Store, existing: Run | None, entry: Entry, parent_id: str | None)
     if points is None:
         store.client.delete_run(existing.info.run_id)
         existing, points = None, entry.points
-    run_id = store.open_run(existing, entry.key, entry.params, parent_id=parent_id)
+    run_id = store.open_run(existing, entry.key, entry.params, name=entry.name, parent_id=parent_id)
     updated = existing is not None and existing.info.run_id == run_id
     store.log(run_id, points=points if updated else entry.points)
     for path in entry.files:

@@ -68,6 +68,11 @@ class Candidate:
             digest.update(path.name.encode() + b"\0" + sha256(path).encode())
         return digest.hexdigest()
 
+    def told(self) -> str:
+        """What people see beside the version."""
+        wer, status = variant_metrics.figures(self.content).get("wer"), self.content["status"]
+        return f"{self.id}: " + ", ".join([*([f"WER {wer:.2%}"] if wer is not None else []), *([status] if status != "ok" else [])])
+
     def files(self) -> list[Path]:
         return [path for name in FILES if (path := self.folder / name).exists()]
 
@@ -103,6 +108,8 @@ def register(
             if found is None:
                 example = _example() if example is None else example
                 found, created = _log(store, name, one, digest, example), created + 1
+            elif found.description != one.told():
+                store.client.update_model_version(name, found.version, one.told())
             versions[one.id] = found.version
         winner = _winner(finished, marks)
         _point_alias(store, name, winner and versions[winner.id])
@@ -153,9 +160,7 @@ def _log(store: Store, name: str, one: Candidate, digest: str, example: pandas.D
     for half in client.search_logged_models([store.experiment_id], filter_string=f"source_run_id = '{one.run_id}'"):
         if half.status != "READY":  # of a pass that was cut off
             client.delete_logged_model(half.model_id)
-    figures = variant_metrics.figures(one.content)
-    tags = {VARIANT: one.id, DIGEST: digest, "earshot.status": one.content["status"]}
-    tags |= {"wer": f"{figures['wer']:.4f}"} if "wer" in figures else {}
+    tags = {VARIANT: one.id, DIGEST: digest}
     short = shortened(re.sub(r"[^\w-]", "_", one.id.partition("/")[2]))
     logged = client.create_logged_model(store.experiment_id, name=short, source_run_id=one.run_id, tags=tags, model_type="transcriber")
     client.log_outputs(one.run_id, [LoggedModelOutput(logged.model_id, step=0)])
@@ -179,7 +184,9 @@ def _log(store: Store, name: str, one: Candidate, digest: str, example: pandas.D
         )
         client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(logged.model_id, "READY")
-    return client.create_model_version(name, logged.artifact_location, run_id=one.run_id, tags=tags, model_id=logged.model_id)
+    return client.create_model_version(
+        name, logged.artifact_location, run_id=one.run_id, tags=tags, description=one.told(), model_id=logged.model_id
+    )
 
 
 def _example() -> pandas.DataFrame:

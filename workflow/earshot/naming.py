@@ -32,10 +32,24 @@ def slug(value: Any) -> str:
 
 
 def variant_names(variants: Iterable[str]) -> dict[str, str]:
-    """A name to read for each variant, `model/scheme/target`: without the model where there is but one."""
-    variants = list(variants)
-    several = len({variant.partition("/")[0] for variant in variants}) > 1
-    return {variant: variant if several else variant.partition("/")[2] or variant for variant in variants}
+    """A name to read for each variant, `model/scheme/target`, as short as columns of tables are narrow.
+
+    The model is left out where there is but one, and of the scheme the parts at its end that all have (their window, say).
+    """
+    split = {variant: variant.split("/") for variant in variants}
+    if any(len(parts) != 3 for parts in split.values()):
+        return {variant: variant for variant in split}
+    several = len({model for model, _, _ in split.values()}) > 1
+    schemes = [scheme.split("-") for _, scheme, _ in split.values()]
+    common = 0
+    if len(set(map(tuple, schemes))) > 1:
+        while len({tuple(scheme[-common - 1 :]) for scheme in schemes}) == 1:
+            common += 1
+    names = {}
+    for variant, (model, scheme, target) in split.items():
+        parts = scheme.split("-")
+        names[variant] = "/".join([*([model] if several else []), "-".join(parts[: max(len(parts) - common, 1)]), target])
+    return names
 
 
 def shortened(name: str) -> str:

@@ -1,6 +1,6 @@
 """A variant as an MLflow model: audio files in, their words out. `mlflow.pyfunc.load_model` and MLflow's scoring server open it.
 
-The model holds files and no code and no pickle: MLflow imports this module by its name, hence earshot is to be installed where it is loaded.
+The model holds files, no code and no pickle: MLflow imports this module by its name, hence earshot is to be installed where it is loaded.
 """
 
 from __future__ import annotations

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import math
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from earshot import variant_metrics
+from earshot import mlflow_pages, variant_metrics
 from earshot.config import Tracking
 from earshot.errors import ArtifactError
 from earshot.files import read_json
@@ -26,17 +24,16 @@ from earshot.naming import variant_names
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["LiveRun", "find_variants", "links", "log_results"]
+__all__ = ["LiveRun", "find_variants", "log_results"]
 
 ARTIFACTS = "earshot.artifacts"
 REASON = ("earshot.reason", "mlflow.note.content")  # the second is what MLflow shows as a run's description
+COMPARED = "wer"  # logged first: MLflow compares runs by the first metric
 UTTERANCES = "evaluation{}.utterances.csv"  # with the ending of another decoding than the default one, as metrics.json has it
 PARITY = "parity.*"  # the ladder, beside the program
 VARIANT_FILES = ("lower.json", "vela_*.csv")
 MODEL_FILES = ("metrics.json", "config.yaml", "curves.csv")
 REPORT_FILES = ("pareto.html", "variants.csv", "operators.csv")  # of results/report: they show the model's variants side by side
-LINKED_RUNS = 20  # in the link that compares runs: the best ones
-UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,7 @@ def log_results(
     store = Store(tracking.uri, experiment, tracking.timeout_s)
     logged: dict[str, Any] = {"uri": tracking.uri, "experiment_id": store.experiment_id, "models": {}, "variants": {}}
     with reported(tracking.uri), locked(tracking.uri):
+        mlflow_pages.save_view(store)
         runs = store.runs()
         for name, entry in entries.items():
             logged["models"][name] = put(store, runs.get(entry.key), entry, None)
@@ -174,7 +172,7 @@ def variant_entry(path: Path, content: dict[str, Any], log_pte: bool) -> Entry:
     return Entry(
         key=("variant", content["variant"]),
         params=flat({**identity, **content["choices"]}) | flat(content["config"]),
-        points=[(name, value, 0) for name, value in variant_metrics.figures(content).items()],
+        points=[(name, value, 0) for name, value in sorted(variant_metrics.figures(content).items(), key=lambda item: item[0] != COMPARED)],
         tags=tags,
         files=files,
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -221,18 +219,3 @@ def read_curves(path: Path) -> list[tuple[str, float, int]]:
             ]
         except (KeyError, ValueError, TypeError) as error:
             raise ArtifactError(f"{path}: not a table of steps and numbers ({error!r}); delete it and train again") from error
-
-
-def links(logged: dict[str, Any]) -> dict[str, str]:
-    """Where to look: the table of runs, best WER first, and the comparison of the best ones. MLflow's own start page hides both."""
-    base = logged["uri"].rstrip("/") if logged["uri"].startswith("http") else UI
-    experiment = logged["experiment_id"]
-    # Failed runs stay out: MLflow then offers only the metrics that they share with the others.
-    runs = [run["run_id"] for run in logged["variants"].values() if run["status"] != "failed"][:LINKED_RUNS]
-    quoted = {name: urllib.parse.quote(json.dumps(value)) for name, value in (("runs", runs), ("experiments", [experiment]))}
-    table = f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning&orderByKey=metrics.%60wer%60&orderByAsc=true"
-    return {
-        "table": table,
-        "charts": f"{table}&compareRunsMode=CHART",
-        "compare": f"{base}/#/compare-runs?runs={quoted['runs']}&experiments={quoted['experiments']}&workflowType=machine_learning",
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from earshot import model_registry, track, variant_metrics
+from earshot import mlflow_pages, model_registry, track, variant_metrics
 from earshot.config import TrackStage
 from earshot.files import read_json, write_json
 from earshot.search import result
@@ -22,7 +22,7 @@ def main(cfg: TrackStage) -> None:
     marks = result.tags([read_json(path) for path in cfg.searches])
     logged = track.log_results(cfg.tracking, cfg.experiment_name, cfg.results, paths, marks)
     registered = model_registry.register(cfg.tracking, cfg.experiment_name, logged, paths, marks) if cfg.tracking.models else {}
-    links = track.links(logged)
+    links = mlflow_pages.links(logged, registered)
     if cfg.out:
         write_json(cfg.out, {"enabled": True, **logged, "registered": registered, "links": links})
     actions = Counter(run["action"] for runs in (logged["models"], logged["variants"]) for run in runs.values())

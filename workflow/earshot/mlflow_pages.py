@@ -1,0 +1,65 @@
+"""The pages of MLflow's UI that people are sent to: the table of runs with the columns that matter, charts, a comparison, the Pareto page.
+
+MLflow's own start page hides all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from typing import Any
+
+from earshot.mlflow_store import Store
+
+LINKED_RUNS = 20  # in the link that compares runs: the best ones
+UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
+VIEW = "earshot"  # of MLflow's shared views: a tag of the experiment holds it, a link names it
+NAME_PX, TIME_PX, FIGURE_PX = 270, 140, 120
+# Figures and choices in the table of runs, as variant_metrics.figures and the parameters name them.
+METRICS = ("wer", "wer_float", "npu_latency_ms", "host_latency_ms_p50", "sram_kib", "flash_kib", "pte_kib")
+PARAMETERS = ("quant", "calib", "target")
+
+
+def view() -> dict[str, Any]:
+    """The state of the table of runs, in the form that MLflow's UI reads (ExperimentPageUIState, and what its address would hold)."""
+    name, shown = "attributes.`Run Name`", [f"metrics.`{key}`" for key in METRICS] + [f"params.`{key}`" for key in PARAMETERS]
+    return {
+        "orderByKey": "metrics.`wer`",
+        "orderByAsc": True,
+        "selectedColumns": [*shown, "attributes.`Models`"],
+        "columnOrder": [name, "runDateAndNestInfo", *shown],
+        "columnWidths": {name: NAME_PX, "runDateAndNestInfo": TIME_PX, **dict.fromkeys(shown, FIGURE_PX)},
+    }
+
+
+def save_view(store: Store) -> None:
+    """Keep the table's columns with the experiment, for the links."""
+    tag, state = f"mlflow.sharedViewState.{VIEW}", json.dumps(view())
+    if store.client.get_experiment(store.experiment_id).tags.get(tag) != state:
+        store.client.set_experiment_tag(store.experiment_id, tag, state)
+
+
+def links(logged: dict[str, Any], registered: dict[str, Any]) -> dict[str, str]:
+    """Where to look, by what is seen there.
+
+    Args:
+        logged: what `track.log_results` returned.
+        registered: what `model_registry.register` returned; empty where models are not kept.
+    """
+    base = logged["uri"].rstrip("/") if logged["uri"].startswith("http") else UI
+    experiment = f"{base}/#/experiments/{logged['experiment_id']}"
+    # Failed runs stay out: MLflow then offers only the metrics that they share with the others.
+    runs = [run["run_id"] for run in logged["variants"].values() if run["status"] != "failed"][:LINKED_RUNS]
+    quoted = {name: urllib.parse.quote(json.dumps(value)) for name, value in (("runs", runs), ("experiments", [logged["experiment_id"]]))}
+    # An order in the address would keep MLflow from reading the view.
+    table = f"{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+    found = {
+        "table": table,
+        "charts": f"{table}&compareRunsMode=CHART",
+        "compare": f"{base}/#/compare-runs?runs={quoted['runs']}&experiments={quoted['experiments']}&workflowType=machine_learning",
+    }
+    if model := next(iter(logged["models"].values()), None):
+        found["pareto"] = f"{experiment}/runs/{model['run_id']}/artifacts/pareto.html?workflowType=machine_learning"
+    if registered:
+        found["models"] = f"{base}/#/models/{urllib.parse.quote(registered['name'])}?workflowType=machine_learning"
+    return found

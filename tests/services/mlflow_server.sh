@@ -65,7 +65,7 @@ EOF
     --backend-store-uri "postgresql+psycopg2://earshot@/mlflow?host=$database" --artifacts-destination "$folder/artifacts" \
     >>"$folder/server.log" 2>&1 </dev/null &
   echo $! >"$folder/server.pid"
-  for _ in $(seq 900); do
+  for _ in $(seq 3000); do
     (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null && return 0
     kill -0 "$(<"$folder/server.pid")" 2>/dev/null || break
     sleep 0.2

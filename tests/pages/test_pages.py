@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from browser import DRAWN_MS, RESULTS, ROOT, keep
+from PIL import Image
 
 from earshot import mlflow_pages
 
@@ -104,5 +106,14 @@ def test_snakemakes_report(page, tmp_path):
     assert done.returncode == 0, done.stderr
     page.goto(f"file://{tmp_path}/report.html", wait_until="commit")
     page.get_by_text("Plots", exact=True).first.click()
-    page.wait_for_timeout(DRAWN_MS)
-    keep(page, "snakemake_plots")
+    eyes = page.locator("a[iconname=eye]")
+    eyes.first.wait_for()
+    for at, name in enumerate(("wer_by_form", "wer_latency", "wer_memory")):
+        eyes.nth(at).click()
+        plot = page.locator(f"img[src*='{name}.svg']")
+        plot.wait_for()
+        page.wait_for_function("image => image.complete && image.naturalWidth > 300", arg=plot.element_handle())
+        keep(page, f"snakemake_{name}")
+        colours = Image.open(io.BytesIO(plot.screenshot())).convert("RGB").getcolors(1 << 24)
+        background = max(count for count, _ in colours)
+        assert len(colours) > 20 and background < 0.99 * sum(count for count, _ in colours), f"{name} is blank"

@@ -40,7 +40,8 @@ def logged(tmp_path_factory) -> dict:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--port", str(port), "--workers", "1"]
     with (folder / "ui.log").open("w") as output:
-        server = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, start_new_session=True)
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # they start seven processes
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:
         wait(f"http://127.0.0.1:{port}/health", server, folder / "ui.log")
         yield content | {"uri": f"http://127.0.0.1:{port}"}

@@ -58,9 +58,10 @@ authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 grant_default_workspace_access = true
 auth_cache_ttl_seconds = 60
 EOF
-  # A session of its own: `kill` ends the workers with it.
+  # A session of its own: `kill` ends the workers with it. Without the jobs of generative models, for which seven processes would start.
   MLFLOW_AUTH_CONFIG_PATH=$folder/users.ini MLFLOW_AUTH_ADMIN_PASSWORD=${MLFLOW_TRACKING_PASSWORD} \
     MLFLOW_FLASK_SERVER_SECRET_KEY=$(head -c 24 /dev/urandom | base64) MLFLOW_DISABLE_TELEMETRY=true \
+    MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
     setsid "$python" -m mlflow server --host 127.0.0.1 --port "$port" --workers 1 --app-name basic-auth \
     --backend-store-uri "postgresql+psycopg2://earshot@/mlflow?host=$database" --artifacts-destination "$folder/artifacts" \
     >>"$folder/server.log" 2>&1 </dev/null &

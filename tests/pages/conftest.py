@@ -35,10 +35,12 @@ def shown(page) -> Callable[..., str]:
     def show(name: str, address: str, *words: str) -> str:
         page.goto("about:blank")
         page.goto(address, wait_until="commit")
-        for word in words:
-            page.wait_for_function("word => document.body && document.body.innerText.includes(word)", arg=word)
-        page.wait_for_timeout(DRAWN_MS)
-        keep(page, name)
+        try:
+            for word in words:
+                page.wait_for_function("word => document.body && document.body.innerText.includes(word)", arg=word)
+            page.wait_for_timeout(DRAWN_MS)
+        finally:
+            keep(page, name)  # of a page that lacks a word too
         return page.inner_text("body")
 
     return show

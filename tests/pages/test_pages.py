@@ -95,7 +95,7 @@ def test_the_pareto_page(logged, page, shown):
 
 def test_the_registered_models(logged, shown):
     link = mlflow_pages.links(logged, logged["registered"])["models"]
-    assert logged["registered"]["winner"]["variant"] in shown("mlflow_models", link, "@ winner")
+    assert logged["registered"]["winner"]["variant"] in shown("mlflow_models", link, "Version 1", "winner")
 
 
 def test_snakemakes_report(page, tmp_path):

@@ -71,7 +71,8 @@ class Candidate:
     def told(self) -> str:
         """What people see beside the version."""
         wer, status = variant_metrics.figures(self.content).get("wer"), self.content["status"]
-        return f"{self.id}: " + ", ".join([*([f"WER {wer:.2%}"] if wer is not None else []), *([status] if status != "ok" else [])])
+        told = [*([f"WER {wer:.2%}"] if wer is not None else []), *([status] if status != "ok" else [])]
+        return ", ".join([*told, self.id.partition("/")[2]])  # columns are narrow: the figure first, and without the model
 
     def files(self) -> list[Path]:
         return [path for name in FILES if (path := self.folder / name).exists()]

@@ -14,6 +14,7 @@ import pytest
 from running import ROOT, jobs, snakemake
 
 from earshot.config import Decode, Window
+from earshot.decoders import Decoder
 from earshot.transcribe import open_program, read_any
 
 
@@ -143,7 +144,7 @@ def test_the_registered_models_say_what_the_programs_say(finished, monkeypatch):
     for version in versions:
         model = mlflow.pyfunc.load_model(f"models:/{registered.name}/{version.version}")
         form = open_program(str(finished / "results" / "variants" / version.tags["earshot.variant"]), Window())
-        said = form.words(form.front_end(read_any(str(audio))), Decode())
+        said = form.recognize(form.front_end(read_any(str(audio))), Decoder(form.pieces, Decode()))[0].text
         assert list(model.predict(pandas.DataFrame({"audio": [audio.read_bytes()]})).words) == [said]
         assert isinstance(model.predict(model.input_example).words[0], str)
         with pytest.raises(mlflow.exceptions.MlflowException, match="row 0: the file: cannot be read as audio"):

@@ -55,12 +55,12 @@ class Candidate:
     run_id: str
 
     def config(self) -> dict[str, Any]:
-        """What the loader is told: as the variant was evaluated."""
+        """What the loader is told: as the variant was evaluated, but without a language model, whose files are no part of it."""
         of_variant = self.content["config"]
-        return {
-            "decode": {**asdict(Decode()), **of_variant.get("decode", {})},
-            "overlap_s": of_variant.get("window", {}).get("overlap_s", 0.0),
-        }
+        decode = {**asdict(Decode()), **of_variant.get("decode", {})}
+        if decode["method"] == "lm":
+            decode |= {"method": "beam", "lm": None, "lexicon": None}
+        return {"decode": decode, "overlap_s": of_variant.get("window", {}).get("overlap_s", 0.0)}
 
     def digest(self) -> str:
         digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from earshot import recognizers
 from earshot.config import Decode
+from earshot.decoders import Decoder
 from earshot.errors import DataError, EarshotError
 from earshot.transcribe import read_any
 
@@ -26,7 +27,7 @@ class Transcriber:
 
     def __init__(self, folder: Path, decode: Decode, overlap_s: float) -> None:
         self._form = recognizers.form_of(folder.name, recognizers.load_variant(folder), overlap_s, folder)
-        self._decode = decode
+        self._decoder = Decoder(self._form.pieces, decode)
 
     def predict(self, data: pandas.DataFrame, params: Mapping[str, Any] | None = None) -> pandas.DataFrame:
         """The column `words` for a column `audio`, each cell the bytes of a file that libsndfile reads (WAV, FLAC, Ogg), of any rate.
@@ -43,7 +44,7 @@ class Transcriber:
                 if not isinstance(content, bytes | bytearray):
                     raise DataError(f"holds {type(content).__name__}, not the bytes of a file; in JSON they are given in base64")
                 samples = read_any(io.BytesIO(content), "the file")
-                words.append(self._form.words(self._form.front_end(samples), self._decode))
+                words.append(self._form.recognize(self._form.front_end(samples), self._decoder)[0].text)
             except EarshotError as error:
                 raise MlflowException.invalid_parameter_value(f"{AUDIO}, row {row}: {error}") from error
         return pandas.DataFrame({WORDS: words})

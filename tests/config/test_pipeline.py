@@ -218,12 +218,13 @@ def test_what_a_search_proposes_is_a_variant_that_its_stages_understand():
         ({"decode": "librispeech_3gram", "overrides": "decode.lm_checksum=crc:1"}, "not sha256:HEX or md5:HEX"),
         ({**IMPORT, "decode": "librispeech_3gram"}, "decode.lexicon=FILE"),
         ({"sweep": "quant=int8_pc,"}, "quant"),
+        ({"overrides": "tracking.uri=https://me:secret@host:1"}, "give https://host without .* MLFLOW_TRACKING_TOKEN"),
     ],
 )
 def test_a_mistake_is_one_clear_line(settings, message):
     with pytest.raises(ConfigError, match=message) as error:
         variants(settings)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "secret" not in str(error.value)
 
 
 def test_no_yaml_of_a_group_is_left_out():

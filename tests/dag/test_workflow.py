@@ -8,8 +8,14 @@ import sqlite3
 import subprocess
 import sys
 
+import mlflow
+import pandas
 import pytest
 from running import ROOT, jobs, snakemake
+
+from earshot.config import Decode, Window
+from earshot.decoders import Decoder
+from earshot.transcribe import open_program, read_any
 
 
 def variant_dirs(directory):
@@ -124,6 +130,25 @@ def test_the_words_of_a_file_are_printed(finished):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, (target, done.stderr)
         assert done.stdout.endswith("\n")
+
+
+def test_the_registered_models_say_what_the_programs_say(finished, monkeypatch):
+    uri = f"sqlite:///{finished}/results/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = mlflow.MlflowClient(uri)
+    (registered,) = client.search_registered_models()
+    assert set(registered.aliases) == {"winner"}
+    audio = next((finished / "results" / "corpus").rglob("*.flac"))
+    versions = client.search_model_versions(f"name = '{registered.name}'")
+    assert {version.tags["earshot.variant"].rpartition("/")[2] for version in versions} == {"host", "u85_256"}
+    for version in versions:
+        model = mlflow.pyfunc.load_model(f"models:/{registered.name}/{version.version}")
+        form = open_program(str(finished / "results" / "variants" / version.tags["earshot.variant"]), Window())
+        said = form.recognize(form.front_end(read_any(str(audio))), Decoder(form.pieces, Decode()))[0].text
+        assert list(model.predict(pandas.DataFrame({"audio": [audio.read_bytes()]})).words) == [said]
+        assert isinstance(model.predict(model.input_example).words[0], str)
+        with pytest.raises(mlflow.exceptions.MlflowException, match="row 0: the file: cannot be read as audio"):
+            model.predict(pandas.DataFrame({"audio": [b"no audio"]}))
 
 
 def test_a_variant_that_cannot_be_lowered_is_a_row(finished):

@@ -141,7 +141,7 @@ def write_results(results: Path) -> list[Path]:
 def run_stage(name: str, *words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a stage as the workflow does."""
     command = [sys.executable, "-m", f"earshot.stages.{name}", *words]
-    return subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600)
 
 
 def schema_version(values: dict) -> dict:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from earshot.errors import EarshotError, TrackingError
 from earshot.files import atomic
+from earshot.naming import shortened
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -28,7 +29,10 @@ PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
 SQLITE = "sqlite:///"
 # What MLflow takes in one request, and of one parameter's value.
 BATCH_METRICS, BATCH_PARAMS, PARAM_CHARACTERS = 1000, 100, 500
+ORDER = ["attributes.start_time ASC", "attributes.run_id ASC"]
 QUIET_LOGGERS = ("mlflow", "alembic", "urllib3.connectionpool")
+
+REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
 
 Key = tuple[str, str]  # kind of run, id of what it shows
 
@@ -47,9 +51,12 @@ def reported(uri: str) -> Iterator[None]:
         if not isinstance(error, OSError | sqlite3.Error | MlflowException | SQLAlchemyError):
             raise
         what = " ".join(str(error).split())[:300] or type(error).__name__
+        remedy = "start the server or choose another store (tracking=sqlite, tracking=server, tracking.uri=...)"
+        if getattr(error, "error_code", "") in REFUSED or "not authenticated" in what:
+            remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, for a user who may write there"
         raise TrackingError(
             f"{uri}: MLflow cannot be used ({what}); nothing is lost, the figures stand in the metrics.json files: "
-            "start the server or choose another store (tracking=sqlite, tracking=server, tracking.uri=...), and run this step again"
+            f"{remedy}, and run this step again"
         ) from error
 
 
@@ -107,19 +114,36 @@ class Store:
         if found is None:
             # Beside the SQLite file, so that they move together; a server keeps artifacts where it was told to.
             beside = str(Path(self.uri.removeprefix(SQLITE)).resolve().parent / "mlartifacts") if self.uri.startswith(SQLITE) else None
-            return self.client.create_experiment(name, artifact_location=beside)
+            from mlflow.exceptions import MlflowException
+
+            try:
+                return self.client.create_experiment(name, artifact_location=beside)
+            except MlflowException as error:
+                found = self.client.get_experiment_by_name(name)
+                if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+                    raise  # else a process of another machine was faster
+                return found.experiment_id
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
     def runs(self) -> dict[Key, Run]:
         """The runs that earshot logged into the experiment."""
-        found, token = {}, None
+        return self._settled(f"tags.`{KIND}` != ''")
+
+    def _settled(self, condition: str) -> dict[Key, Run]:
+        """The runs of a condition, the first where there are several of a key, whom another process sees first too; the others are deleted.
+
+        There are several where processes of two machines made one at once, or where the answer to a request was lost and it was repeated.
+        """
+        found: dict[Key, Run] = {}
+        token = None
         while True:
-            page = self.client.search_runs(
-                [self.experiment_id], f"tags.`{KIND}` != ''", max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
-            )
-            found |= {(run.data.tags[KIND], run.data.tags.get(IDENTITY, "")): run for run in page}
+            page = self.client.search_runs([self.experiment_id], condition, max_results=1000, order_by=ORDER, page_token=token)
+            for run in page:
+                first = found.setdefault((run.data.tags[KIND], run.data.tags.get(IDENTITY, "")), run)
+                if first is not run:
+                    self.client.delete_run(run.info.run_id)
             token = page.token
             if not token:
                 return found
@@ -134,11 +158,19 @@ class Store:
             existing = None
         tags = {KIND: key[0], IDENTITY: key[1], **({PARENT: parent_id} if parent_id else {})}
         if existing is None:
-            existing = self.client.create_run(self.experiment_id, run_name=name or key[1], tags=tags)
+            made = self.client.create_run(self.experiment_id, run_name=shortened(name or key[1]), tags=tags)
+            condition = f"tags.`{KIND}` = {_quoted(key[0])} AND tags.`{IDENTITY}` = {_quoted(key[1])}"
+            existing = self._settled(condition).get(key, made)
+        self.rename(existing, name)
         run_id = existing.info.run_id
         self.log(run_id, params={param: value for param, value in params.items() if param not in existing.data.params})
         self.tag(run_id, {tag: value for tag, value in tags.items() if existing.data.tags.get(tag) != value})
         return run_id
+
+    def rename(self, run: Run, name: str) -> None:
+        """Give a run the name that it is to have now, if any."""
+        if name and run.info.run_name != shortened(name):
+            self.client.update_run(run.info.run_id, name=shortened(name))
 
     def log(self, run_id: str, *, params: Mapping[str, str] | None = None, points: list[tuple[str, float, int]] | None = None) -> None:
         """Log parameters, and points (name, value, step) of metrics."""
@@ -157,6 +189,11 @@ class Store:
 
         if tags:
             self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def _quoted(value: str) -> str:
+    """A text in MLflow's language of conditions, which has no escape for a quote: the other kind stands around it."""
+    return f'"{value}"' if "'" in value else f"'{value}'"
 
 
 def _answers(uri: str, timeout_s: int) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from earshot.naming import variant_names
 from earshot.plot_style import COLOURS, RULE
 from earshot.report import Row, latency_ms, millions, number, percent
-from earshot.report_plots import LATENCY, MEMORY, front, short_names
+from earshot.report_plots import LATENCY, MEMORY, front
 
 COLUMNS = 2
 PANEL_PX = 420
@@ -33,7 +34,7 @@ def _figure(title: str, panels: Sequence[tuple[tuple[str, str, str], Sequence[Ro
     titles = [f"{label}<br><sup>{source}</sup>" for (_, source, label), _ in panels]
     figure = make_subplots(rows, COLUMNS, subplot_titles=titles, vertical_spacing=0.4 / rows, horizontal_spacing=0.09)
     every = [one for _, having in panels for one in having]
-    names, targets = short_names(every), sorted({one["target"] for one in every})
+    names, targets = variant_names(one["variant"] for one in every), sorted({one["target"] for one in every})
     schemes = list(dict.fromkeys(names[one["variant"]].rpartition("/")[0] for one in every))
     told: set[str] = set()
     for at, ((key, _, label), having) in enumerate(panels):

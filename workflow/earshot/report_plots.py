@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from earshot.naming import variant_names
 from earshot.plot_style import COLOURS, INK, RULE, STYLE, WIDTH_IN
 from earshot.report import Row
 
@@ -46,7 +47,7 @@ def wer_by_form(table: Sequence[Row]) -> Figure:
     axes = figure.subplots()
     if not shown:
         return _empty(figure, axes)
-    height, names = 0.26, short_names(shown)
+    height, names = 0.26, variant_names(one["variant"] for one in shown)
     for rank, (label, key, colour) in enumerate(FORMS):
         having = [(at, one) for at, one in enumerate(shown) if key in one]
         places, values = [at + (rank - 1) * height for at, _ in having], [100 * one[key] for _, one in having]
@@ -89,7 +90,7 @@ def _scatter(panels: list[tuple[str, str, list[tuple[float, Row]]]]) -> Figure:
     if not panels:
         return _empty(figure, figure.subplots())
     every = [one for *_, points in panels for _, one in points]
-    names = short_names(every)
+    names = variant_names(one["variant"] for one in every)
     group_of = {one["variant"]: names[one["variant"]].rpartition("/")[0] for one in every}
     groups = list(dict.fromkeys(group_of.values()))
     targets = sorted({one["target"] for one in every})
@@ -123,12 +124,6 @@ def _scatter(panels: list[tuple[str, str, list[tuple[float, Row]]]]) -> Figure:
     figure.set_figheight(3.8 + LINE_IN * math.ceil(len(handles) / columns))
     figure.legend(handles=handles, loc="outside lower left", ncols=columns, handletextpad=0.3)
     return figure
-
-
-def short_names(table: Sequence[Row]) -> dict[str, str]:
-    """A name for each variant: without the model where there is but one."""
-    several = len({one["model"] for one in table}) > 1
-    return {one["variant"]: (f"{one['model']}/" if several else "") + f"{one['scheme']}/{one['target']}" for one in table}
 
 
 def front(points: list[tuple[float, Row]]) -> list[tuple[float, Row]]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import math
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,27 +13,27 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from earshot import variant_metrics
+from earshot import mlflow_pages, variant_metrics
 from earshot.config import Tracking
 from earshot.errors import ArtifactError
 from earshot.files import read_json
 from earshot.live_run import LiveRun
 from earshot.mlflow_store import DIGEST, PARENT, Key, Store, flat, locked, reported
+from earshot.naming import variant_names
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["LiveRun", "find_variants", "links", "log_results"]
+__all__ = ["LiveRun", "find_variants", "log_results"]
 
 ARTIFACTS = "earshot.artifacts"
 REASON = ("earshot.reason", "mlflow.note.content")  # the second is what MLflow shows as a run's description
+COMPARED = "wer"  # logged first: MLflow compares runs by the first metric
 UTTERANCES = "evaluation{}.utterances.csv"  # with the ending of another decoding than the default one, as metrics.json has it
 PARITY = "parity.*"  # the ladder, beside the program
 VARIANT_FILES = ("lower.json", "vela_*.csv")
 MODEL_FILES = ("metrics.json", "config.yaml", "curves.csv")
 REPORT_FILES = ("pareto.html", "variants.csv", "operators.csv")  # of results/report: they show the model's variants side by side
-LINKED_RUNS = 20  # in the link that compares runs: the best ones
-UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Entry:
     tags: dict[str, str]
     files: list[Path]
     digest: str
+    name: str = ""  # what people see; the id where empty
     failed: bool = False
 
 
@@ -87,15 +86,17 @@ def log_results(
     models = {content["model"]: content for content in contents.values()}
     together = [path for name in REPORT_FILES if (path := Path(results) / "report" / name).exists()]
     entries = {name: model_entry(Path(results) / "train" / name, name, models[name], together) for name in sorted(models)}
+    names = variant_names(content["variant"] for content in contents.values())
     store = Store(tracking.uri, experiment, tracking.timeout_s)
     logged: dict[str, Any] = {"uri": tracking.uri, "experiment_id": store.experiment_id, "models": {}, "variants": {}}
     with reported(tracking.uri), locked(tracking.uri):
+        mlflow_pages.save_view(store)
         runs = store.runs()
         for name, entry in entries.items():
             logged["models"][name] = put(store, runs.get(entry.key), entry, None)
         for path in tqdm(order, desc="MLflow", unit="run", disable=None):
             entry = variant_entry(path, contents[path], tracking.log_pte)
-            entry = replace(entry, tags=entry.tags | (marks or {}).get(entry.key[1], {}))
+            entry = replace(entry, name=names[entry.key[1]], tags=entry.tags | (marks or {}).get(entry.key[1], {}))
             parent_id = logged["models"][contents[path]["model"]]["run_id"]
             logged["variants"][entry.key[1]] = {**put(store, runs.get(entry.key), entry, parent_id), "status": contents[path]["status"]}
     return logged
@@ -106,6 +107,7 @@ def put(store: Store, existing: Run | None, entry: Entry, parent_id: str | None)
     files = " ".join(path.name for path in entry.files)
     tags = {**entry.tags, ARTIFACTS: files, DIGEST: entry.digest}
     if existing is not None and all(existing.data.tags.get(tag) == value for tag, value in tags.items()):
+        store.rename(existing, entry.name)
         if parent_id and existing.data.tags.get(PARENT) != parent_id:
             store.tag(existing.info.run_id, {PARENT: parent_id})
         return {"run_id": existing.info.run_id, "action": "unchanged"}
@@ -113,7 +115,7 @@ def put(store: Store, existing: Run | None, entry: Entry, parent_id: str | None)
     if points is None:
         store.client.delete_run(existing.info.run_id)
         existing, points = None, entry.points
-    run_id = store.open_run(existing, entry.key, entry.params, parent_id=parent_id)
+    run_id = store.open_run(existing, entry.key, entry.params, name=entry.name, parent_id=parent_id)
     updated = existing is not None and existing.info.run_id == run_id
     store.log(run_id, points=points if updated else entry.points)
     for path in entry.files:
@@ -170,7 +172,7 @@ def variant_entry(path: Path, content: dict[str, Any], log_pte: bool) -> Entry:
     return Entry(
         key=("variant", content["variant"]),
         params=flat({**identity, **content["choices"]}) | flat(content["config"]),
-        points=[(name, value, 0) for name, value in variant_metrics.figures(content).items()],
+        points=[(name, value, 0) for name, value in sorted(variant_metrics.figures(content).items(), key=lambda item: item[0] != COMPARED)],
         tags=tags,
         files=files,
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -217,18 +219,3 @@ def read_curves(path: Path) -> list[tuple[str, float, int]]:
             ]
         except (KeyError, ValueError, TypeError) as error:
             raise ArtifactError(f"{path}: not a table of steps and numbers ({error!r}); delete it and train again") from error
-
-
-def links(logged: dict[str, Any]) -> dict[str, str]:
-    """Where to look: the table of runs, best WER first, and the comparison of the best ones. MLflow's own start page hides both."""
-    base = logged["uri"].rstrip("/") if logged["uri"].startswith("http") else UI
-    experiment = logged["experiment_id"]
-    # Failed runs stay out: MLflow then offers only the metrics that they share with the others.
-    runs = [run["run_id"] for run in logged["variants"].values() if run["status"] != "failed"][:LINKED_RUNS]
-    quoted = {name: urllib.parse.quote(json.dumps(value)) for name, value in (("runs", runs), ("experiments", [experiment]))}
-    table = f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning&orderByKey=metrics.%60wer%60&orderByAsc=true"
-    return {
-        "table": table,
-        "charts": f"{table}&compareRunsMode=CHART",
-        "compare": f"{base}/#/compare-runs?runs={quoted['runs']}&experiments={quoted['experiments']}&workflowType=machine_learning",
-    }

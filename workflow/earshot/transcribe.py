@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -102,17 +103,23 @@ def open_checkpoint(model_dir: Path, window: Window) -> Form:
     return Form("float", logits, recognizer.front_end, recognizer.pieces, recognizer.model.grid)
 
 
-def read_any(path: str) -> np.ndarray:
+def read_any(source: str | BinaryIO, name: str | None = None) -> np.ndarray:
     """Samples [n] at 16 kHz of an audio file of any rate and number of channels; what had to be converted is told on stderr.
+
+    Args:
+        source: a path, or the file itself, opened.
+        name: of the file in messages; its path where not given.
 
     Raises:
         DataError: absent, empty or no audio.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DataError(f"{path}: no such file; check the path")
+    path = name or str(source)
+    if isinstance(source, str):
+        source = Path(source).expanduser()
+        if not source.is_file():
+            raise DataError(f"{path}: no such file; check the path")
     try:
-        with soundfile.SoundFile(file) as stream:
+        with soundfile.SoundFile(source) as stream:
             samples, rate, promised = stream.read(dtype="float32", always_2d=True), stream.samplerate, stream.frames
     except (soundfile.LibsndfileError, OSError) as error:
         raise DataError(f"{path}: cannot be read as audio ({error}); convert it to WAV or FLAC") from error

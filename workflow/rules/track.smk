@@ -72,6 +72,7 @@ rule track:
         "results/report/tracked.json",
     log:
         "results/logs/track.log",
+    retries: 2  # a server that starts anew is there again soon
     conda:
         "../../envs/python.yaml"
     params:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
@@ -271,4 +272,14 @@ class Tracking(Checked):
     enabled: bool = True
     uri: str = MISSING  # sqlite:///FILE or http://HOST:PORT
     log_pte: bool = False  # keep each variant's model.pte as an artifact
+    models: bool = True  # register each finished variant as a model that transcribes audio
     timeout_s: int = bounded(10, ge=1)  # longest wait for one answer of a server; MLFLOW_HTTP_REQUEST_TIMEOUT overrides it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parts = urlsplit(self.uri)
+        if parts.password or (parts.username and parts.scheme in ("http", "https")):
+            raise ConfigError(  # without the value: messages are kept in logs
+                f"Tracking.uri: holds a user or a password, which would be written to logs; give {parts.scheme}://{parts.hostname} without "
+                "them, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
+            )

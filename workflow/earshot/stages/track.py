@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from earshot import track, variant_metrics
+from earshot import mlflow_pages, model_registry, track, variant_metrics
 from earshot.config import TrackStage
 from earshot.files import read_json, write_json
 from earshot.search import result
@@ -21,12 +21,15 @@ def main(cfg: TrackStage) -> None:
     paths = variant_metrics.expand(cfg.variants) or track.find_variants(cfg.results)
     marks = result.tags([read_json(path) for path in cfg.searches])
     logged = track.log_results(cfg.tracking, cfg.experiment_name, cfg.results, paths, marks)
-    links = track.links(logged)
+    registered = model_registry.register(cfg.tracking, cfg.experiment_name, logged, paths, marks) if cfg.tracking.models else {}
+    links = mlflow_pages.links(logged, registered)
     if cfg.out:
-        write_json(cfg.out, {"enabled": True, **logged, "links": links})
+        write_json(cfg.out, {"enabled": True, **logged, "registered": registered, "links": links})
     actions = Counter(run["action"] for runs in (logged["models"], logged["variants"]) for run in runs.values())
     done = ", ".join(f"{count} {action}" for action, count in sorted(actions.items()))
     print(f"MLflow experiment {cfg.experiment_name!r} at {cfg.tracking.uri}: {done}")
+    if registered.get("winner"):
+        print("winner:  {uri} is version {version}, {variant}".format_map(registered["winner"]))
     if not cfg.tracking.uri.startswith("http"):
         print(f"look:    mlflow ui --backend-store-uri {cfg.tracking.uri}")
     for name, link in links.items():

@@ -64,7 +64,7 @@ def test_a_folder_of_any_name_is_read_or_told(chapter, tmp_path, name, on_bad):
     cfg = LibriSpeech(root=str(tmp_path), on_bad=on_bad)
     (tmp_path / "out").mkdir()
     if name == b"\xff\xfe":
-        with pytest.raises(DataError, match="rename it|no usable utterance"):
+        with pytest.raises(DataError, match=r"rename it|no usable utterance"):
             prepare(tmp_path, {"test": ["all"]}, cfg, 1, tmp_path / "out")
         assert "is not; rename it" in (tmp_path / "out" / "bad.json").read_text()
     else:

@@ -90,12 +90,13 @@ class _Lines(LazyManifestIterator):
     """
 
     def __iter__(self) -> Iterator[MonoCut]:
-        number = 0
+        good = 0
         try:
-            for number, cut in enumerate(super().__iter__(), 1):
+            for cut in super().__iter__():
                 if not isinstance(cut, MonoCut):
                     raise TypeError(type(cut).__name__)
+                good += 1
                 yield cut
         except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
-            reason = f"damaged manifest, line {number + 1} is no utterance ({type(error).__name__})"
+            reason = f"damaged manifest, after {good} good lines one is no utterance ({type(error).__name__})"
             raise ArtifactError(f"{self.path}: {reason}; delete it and run the step that makes it again") from error

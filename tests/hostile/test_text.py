@@ -1,4 +1,4 @@
-"""Transcripts, pieces and manifests of any characters: used, or told with the file; never a traceback, and no control character on a terminal."""
+"""Transcripts, pieces and manifests of any characters: used, or told with the file; nothing that a terminal would act on."""
 
 from __future__ import annotations
 

@@ -31,12 +31,9 @@ def test_nothing_in_the_name_of_a_folder_is_executed(tmp_path):
         name = f"1-7-{subset}"
         soundfile.write(folder / f"{name}.flac", 0.1 * np.random.default_rng(0).standard_normal(8000), 16000, subtype="PCM_16")
         (folder / "1-7.trans.txt").write_text(f"{name} GO HOME\n")
-    words = [
-        "corpus.train_subsets=[one]",
-        "corpus.dev_subsets=[two]",
-        "corpus.test_subsets=[three]",
-        f"corpus.root={hydra_value(str(root))}",
-    ]
+    # Snakemake takes off the quotes that a value begins and ends with: these words begin and end with none.
+    words = ["corpus.jobs=1", "corpus.train_subsets=[one]", "corpus.dev_subsets=[two]", "corpus.test_subsets=[three]"]
+    words += [f"corpus.root={hydra_value(str(root))}", "evaluation.seed=0"]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(here)),

@@ -15,8 +15,7 @@ from torchaudio.models.decoder import CTCDecoder, ctc_decoder
 
 from earshot import language_model, lexicon
 from earshot.config import Decode
-from earshot.decode import BLANK_ID
-from earshot.decoders import Found
+from earshot.decode import BLANK_ID, Found
 from earshot.errors import ArtifactError, ConfigError
 from earshot.tokenizer import BLANK
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -11,6 +12,15 @@ from earshot.tokenizer import WORD_START
 
 BLANK_ID = 0
 UNKNOWN = "<unk>"  # SentencePiece's piece for characters outside the alphabet: it has no text
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: an output for each frame, and where a lexicon says it, the words and the frames at which they were complete."""
+
+    score: float  # natural log
+    path: list[int]  # outputs [T']
+    completed: list[tuple[int, str]] | None = None
 
 
 def best_path(logits_tv: torch.Tensor, blank_penalty: float = 0.0) -> list[int]:

@@ -10,17 +10,8 @@ import torch
 
 from earshot import word_times
 from earshot.config import Decode
-from earshot.decode import BLANK_ID
+from earshot.decode import BLANK_ID, Found
 from earshot.word_times import Word
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search found: an output for each frame, and where a lexicon says it, the words and the frames at which they were complete."""
-
-    score: float  # natural log
-    path: list[int]  # outputs [T']
-    completed: list[tuple[int, str]] | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from earshot.config import CONF_DIR, Calib, Imported, NpuForm, Pipeline, Quant, check_left_context, check_qat, register, typed
@@ -134,7 +134,7 @@ def variants(settings: Mapping[str, Any]) -> list[Variant]:
     base = base_overrides(settings)
     try:
         with _configuration():
-            sweeps = [settings["sweep"]] if settings.get("sweep") else compose("pipeline", overrides=base).sweep
+            sweeps = [settings["sweep"]] if settings.get("sweep") else _composed(base).sweep
             found = [_variant([*base, *point]) for text in sweeps or [""] for point in points(text)]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from error
@@ -158,25 +158,44 @@ def base_overrides(settings: Mapping[str, Any]) -> list[str]:
         elif key in (*GROUPS, "experiment"):
             words.append(f"{key}={value}")
         elif key == "overrides":
-            words.extend(shlex.split(value) if isinstance(value, str) else value)
+            words.extend(_words_of(key, value) if isinstance(value, str) else map(str, value))
         elif key != "sweep":
             known = ", ".join(("experiment", "sweep", "overrides", "checkpoint", *GROUPS))
             raise ConfigError(f"--config {key}={value}: unknown key; use one of {known} (dotted keys: --config overrides='train.epochs=3')")
     return words
 
 
+def _words_of(key: str, text: str) -> list[str]:
+    """The words of a text, as a shell has them."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"--config {key}={text!r}: not words as a shell has them ({error}); quote what holds spaces or quotes") from None
+
+
 def points(text: str) -> list[list[str]]:
     """The points of a sweep in Hydra's multirun grammar: `quant=int8_pc,a16w8 target=glob(u85_*)` gives one list of overrides for each."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     try:
-        parsed = parser.parse_overrides(shlex.split(text))
-    except (HydraException, ValueError) as error:
+        parsed = parser.parse_overrides(_words_of("sweep", text))
+    except HydraException as error:
         raise ConfigError(f"sweep={text!r}: not in the grammar KEY=VALUE,VALUE KEY=VALUE ...: {readable(error)}") from error
     return [list(point) for point in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
 
 
+def _composed(overrides: list[str]) -> DictConfig:
+    """
+    Raises:
+        ConfigError: Hydra does not take the words.
+    """
+    try:
+        return compose("pipeline", overrides=overrides, return_hydra_config=True)
+    except Exception as error:  # of a group that is given a number or a list, Hydra says so by ValueError, TypeError and others
+        raise ConfigError(readable(error)) from error
+
+
 def _variant(overrides: list[str]) -> Variant:
-    cfg = compose("pipeline", overrides=overrides, return_hydra_config=True)
+    cfg = _composed(overrides)
     choices = {group: cfg.hydra.runtime.choices[group] for group in GROUPS}
     OmegaConf.set_readonly(cfg, False)
     OmegaConf.set_struct(cfg, False)

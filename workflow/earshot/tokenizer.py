@@ -74,7 +74,7 @@ def train(texts: Iterable[str], config: TokenizerConfig, model_path: str | Path)
 def write_pieces(path: str | Path, pieces: list[str]) -> None:
     """Write one piece a line, in the order of the network's outputs."""
     with atomic(path) as temporary:
-        temporary.write_text("\n".join(pieces) + "\n")
+        temporary.write_bytes("".join(f"{piece}\n" for piece in pieces).encode())
 
 
 def read_pieces(path: str | Path) -> list[str]:
@@ -84,9 +84,12 @@ def read_pieces(path: str | Path) -> list[str]:
         ArtifactError: the file is absent, or its first line is not the blank.
     """
     try:
-        pieces = Path(path).read_text().splitlines()
+        # Not splitlines: a piece may hold one of the other characters that Unicode counts as the end of a line.
+        pieces = Path(path).read_bytes().decode().removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; run the tokenizer step") from None
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); run the tokenizer step again") from None
     if not pieces or pieces[0] != BLANK:
         raise ArtifactError(f"{path}: the first line must be {BLANK}; run the tokenizer step again")
     return pieces

@@ -58,6 +58,7 @@ from earshot.config.stages import (
     VerdictStage,
 )
 from earshot.errors import ConfigError
+from earshot.hydra_words import readable
 
 __all__ = [
     "CONF_DIR",
@@ -141,4 +142,4 @@ def typed(cfg: DictConfig) -> Any:
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key}: no value given; add {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(readable(error)) from error

@@ -41,6 +41,8 @@ class Checked:
             value, rule = getattr(self, f.name), f.metadata
             if "options" in rule and value not in rule["options"]:
                 raise ConfigError(f"{type(self).__name__}.{f.name}={value!r}: choose one of {', '.join(rule['options'])}")
+            if "ge" in rule and isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{type(self).__name__}.{f.name}={value}: must be a finite number")
             if "ge" in rule and value is not None:
                 broken = [
                     text

@@ -12,13 +12,15 @@ from earshot.config import SAMPLE_RATE_HZ
 from earshot.errors import DataError
 
 CONVERT = f"convert it to {SAMPLE_RATE_HZ} Hz mono"
+# No utterance is longer: a header that claims more lies or hides hours of silence in a few bytes, and memory is taken as it says.
+LONGEST_S = 3600
 
 
 def read_audio(path: str | Path, dtype: str = "float32") -> np.ndarray:
     """All samples of a 16 kHz mono file (FLAC, WAV, Ogg, MP3): float32 in -1 to 1, or int16 as stored; [samples].
 
     Raises:
-        DataError: absent, empty, no audio, truncated, not 16 kHz, or not mono.
+        DataError: absent, empty, no audio, truncated, longer than an hour, not 16 kHz, or not mono.
     """
     try:
         with soundfile.SoundFile(path) as file:
@@ -28,6 +30,11 @@ def read_audio(path: str | Path, dtype: str = "float32") -> np.ndarray:
                 raise DataError(f"{path}: {file.channels} channels; {CONVERT}")
             if file.frames == 0:
                 raise DataError(f"{path}: empty, 0 samples; remove it or replace it")
+            if file.frames > LONGEST_S * SAMPLE_RATE_HZ:
+                raise DataError(
+                    f"{path}: its header says {file.frames} samples or leaves the number open, at most {LONGEST_S} s are read;"
+                    " cut it, or encode it again"
+                )
             samples, promised = file.read(dtype=dtype), file.frames
     except (soundfile.SoundFileError, OSError) as error:
         raise DataError(f"{path}: {_why(Path(path), error)}") from None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse.lazy import LazyManifestIterator
 
 from earshot import files
 from earshot.config import SAMPLE_RATE_HZ
@@ -78,4 +79,24 @@ def load_cuts(path: str | Path) -> CutSet:
         raise ArtifactError(f"{path}: no such manifest; run the step that makes it") from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ArtifactError(f"{path}: damaged manifest ({error or 'empty'}); delete it and run the step that makes it again") from error
-    return CutSet.from_jsonl_lazy(path)
+    return CutSet(_Lines(path))
+
+
+class _Lines(LazyManifestIterator):
+    """The cuts of a manifest, a line each.
+
+    Raises:
+        ArtifactError: a line is no cut, when it is its turn.
+    """
+
+    def __iter__(self) -> Iterator[MonoCut]:
+        good = 0
+        try:
+            for cut in super().__iter__():
+                if not isinstance(cut, MonoCut):
+                    raise TypeError(type(cut).__name__)
+                good += 1
+                yield cut
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+            reason = f"damaged manifest, after {good} good lines one is no utterance ({type(error).__name__})"
+            raise ArtifactError(f"{self.path}: {reason}; delete it and run the step that makes it again") from error

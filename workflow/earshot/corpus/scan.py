@@ -57,7 +57,7 @@ def _chapter(folder: Path, cfg: Corpus) -> list[Item | Bad]:
                 found.append(Bad(key, where, "duplicate id, an earlier line has it too; remove one of the two"))
             elif key not in audio:
                 found.append(
-                    Bad(key, where, f"transcript without audio, {key}.flac is not in that folder; copy it there or remove the line")
+                    Bad(key, where, f"transcript without audio, {f'{key}.flac'!r} is not in that folder; copy it there or remove the line")
                 )
             else:
                 found.append(_utterance(key, audio[key], where, " ".join(text.upper().split()), cfg))
@@ -75,6 +75,10 @@ def _utterance(key: str, path: Path, where: str, text: str, cfg: Corpus) -> Item
         strange = "".join(sorted(set(re.sub(r"[A-Z' ]", "", text))))
         value = f"text holds {strange!r}" if strange else "text is empty"
         return Bad(key, where, f"{value}; only A-Z, apostrophe and space are allowed: spell it out")
+    if not _is_unicode(path):
+        return Bad(
+            key, os.fsencode(path).decode(errors="replace"), "a manifest is UTF-8, and the name of the file or a folder is not; rename it"
+        )
     try:
         samples, md5 = read_checked(path)
     except DataError as error:
@@ -84,3 +88,12 @@ def _utterance(key: str, path: Path, where: str, text: str, cfg: Corpus) -> Item
         allowed = f"corpus.min_duration_s={cfg.min_duration_s:g} to corpus.max_duration_s={cfg.max_duration_s:g}"
         return Bad(key, str(path), f"lasts {item.duration_s:.2f} s, allowed is {allowed}; cut it, or change the limits")
     return item
+
+
+def _is_unicode(path: Path) -> bool:
+    """Whether the bytes of the path are UTF-8: Python stands surrogates for those that are not."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,26 @@
+"""Two profiles of Hypothesis: a plain run tries few inputs, the same each time, so that no commit fails by chance; `many` draws others."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from trying import PLAIN, TRIED
+
+settings.register_profile("plain", PLAIN)
+settings.register_profile("many", PLAIN, max_examples=2000, derandomize=False, print_blob=True)
+settings.load_profile("plain")
+
+
+@pytest.fixture(autouse=True)
+def count(request: pytest.FixtureRequest) -> None:
+    """What a test has tried goes with its report, from whichever process it ran in."""
+    before = TRIED[0]
+    yield
+    request.node.user_properties.append(("hostile inputs", TRIED[0] - before))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports if getattr(report, "when", None) == "teardown"]
+    tried = sum(value for report in reports for key, value in report.user_properties if key == "hostile inputs")
+    if tried:
+        terminalreporter.write_line(f"hostile inputs tried: {tried}")

@@ -61,7 +61,7 @@ def one_line(error: ConfigError) -> None:
     assert str(error) and "\n" not in str(error), str(error)
 
 
-@tries(8)  # to compose takes a third of a second
+@tries(5)  # to compose takes a third of a second
 @given(words=st.lists(WORDS, min_size=1, max_size=2))
 def test_words_compose_or_are_refused_in_one_line(words):
     try:
@@ -78,7 +78,7 @@ def test_a_text_that_is_no_words_is_refused_in_one_line(text, key):
     one_line(error.value)
 
 
-@tries(400)
+@tries(200)
 @given(data=st.data(), schema=st.sampled_from(SCHEMAS), value=VALUES)
 def test_any_value_of_a_key_is_taken_or_refused_in_one_line(data, schema, value):
     name = data.draw(st.sampled_from([f.name for f in dataclasses.fields(schema)]))

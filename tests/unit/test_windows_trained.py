@@ -14,7 +14,7 @@ from earshot.config import SAMPLE_RATE_HZ, Decode, Window
 from earshot.corpus.manifest import read_audio
 from earshot.decoders import Decoder
 from earshot.evaluate import utterances
-from earshot.metrics import accuracy, compare
+from earshot.metrics import accuracy, compare, wer_difference
 from earshot.pipeline import variants
 from earshot.recognizers import open_model
 
@@ -41,8 +41,8 @@ def test_windows_cost_a_trained_model_nothing(monkeypatch):
         for name, form in (("windowed", windowed), ("full", full)):
             rows[name].append(compare(str(clip), lengths[-1], reference, form.recognize(features, Decoder(form.pieces, Decode()))[0].text))
     assert min(lengths) < window.seconds / 2 < 2 * window.seconds < max(lengths), "clips shorter than a window and of several windows"
-    wer = {name: accuracy(of_form, 0, 0)["wer"] for name, of_form in rows.items()}
-    assert wer["windowed"] <= wer["full"] + TOLERANCE, f"{len(lengths)} clips of {min(lengths):.1f} to {max(lengths):.1f} s: {wer}"
+    found = wer_difference(rows["windowed"], rows["full"], 1000, 0)  # of one training; another one's may be a few words off
+    assert found["wer_difference_ci95"][0] <= TOLERANCE, f"{len(lengths)} clips of {min(lengths):.1f} to {max(lengths):.1f} s: {found}"
 
 
 @needs_demo

@@ -104,7 +104,8 @@ def choose(parts: Sequence[CalibPart], found: dict[EdgeOrNode, Any]) -> None:
             chosen[id(observer)] = (observer, _with_ranges(observer, part) if part else observer)
         found[place] = chosen[id(observer)][1]
     if unused:
-        known = ", ".join(dict.fromkeys(name(path) for place in found if isinstance(place, fx.Node) for path in paths(place)))
+        makers = (place for place in found if isinstance(place, fx.Node))
+        known = ", ".join(filter(None, dict.fromkeys(name(path) for maker in makers for path in paths(maker))))
         raise ConfigError(f"calib.parts: {', '.join(sorted(unused))}: no module of such a name makes an activation; modules are {known}")
 
 

@@ -184,7 +184,7 @@ def host_variant(name):
 
     def find(wildcards):
         variant = owner(wildcards)
-        pattern = "results/variants/{model}/{scheme}/{target}/" + name
+        pattern = f"results/variants/{{model}}/{{scheme}}/{{target}}/{name}"
         return pattern.format(**variant.names) if variant.family == "host" else []
 
     return find

@@ -36,6 +36,7 @@ from earshot.model.npu.attention import NpuSelfAttention
 from earshot.model.npu.layers import NpuConvolution
 from earshot.model.npu.subsampling import NpuSubsampling
 from earshot.quantize import calibrate, fake, program, schemes, weights
+from earshot.quantize.observers import TableInputObserver
 
 Inputs = list[tuple[torch.Tensor, ...]]
 Change = Callable[[nn.Module, "Case"], None]
@@ -166,32 +167,6 @@ def equalise(network: nn.Module, case: Case) -> None:
                 reader.weight *= by.repeat(reader.in_channels // len(by))[:, None, None]
 
 
-# ---------------------------------------------------------------- the observer with the least squared error
-
-
-class LeastSquaresObserver(HistogramObserver):
-    """The range with the least squared error of all that end at one of 128 places on either side; torchao's takes away a hundred-thousandth
-    of the values at a time, and stops where that first makes the error larger.
-    """
-
-    def _non_linear_param_search(self) -> tuple[torch.Tensor, torch.Tensor]:
-        width = (self.max_val - self.min_val) / self.bins
-        centres = self.min_val + width * (torch.arange(self.bins) + 0.5)
-        parts = torch.linspace(0.25, 1.0, 97)
-        best = None
-        lowest = self.min_val.clamp_max(0)
-        for low in lowest * parts if lowest < 0 else lowest[None]:
-            highs = self.max_val.clamp_min(0) * parts
-            step = ((highs - low) / (self.quant_max - self.quant_min)).clamp_min(self.eps)[:, None]
-            zero = self.quant_min - (low / step).round()
-            integers = ((centres / step).round() + zero).clamp(self.quant_min, self.quant_max)
-            errors = (((integers - zero) * step - centres).square() * self.histogram).sum(1)
-            at = errors.argmin()
-            if best is None or errors[at] < best[0]:
-                best = errors[at], low, highs[at]
-        return best[1], best[2]
-
-
 METHODS: dict[str, list[Change]] = {
     "plain": [],
     "equalised": [equalise],
@@ -222,11 +197,11 @@ def change(graph: GraphModule, case: Case, changes: Iterable[Change]) -> None:
     fake.observe(graph, case.inputs)
 
 
-def settle(graph: GraphModule, kind: type[HistogramObserver]) -> None:
-    """Find the ranges in the histograms as `kind` does."""
+def settle_as_torchao(graph: GraphModule) -> None:
+    """Find all ranges in the histograms as torchao does, those before tables too."""
     for activation in fake.activations(graph):
-        if isinstance(activation.activation_post_process, HistogramObserver):
-            activation.activation_post_process.__class__ = kind
+        if isinstance(activation.activation_post_process, TableInputObserver):
+            activation.activation_post_process.__class__ = HistogramObserver
             activation.settle()
 
 
@@ -259,11 +234,12 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="corpus directory")
     parser.add_argument("--schemes", nargs="+", default=["int8_pc", "int8_pt", "a8w4"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--observers", nargs="+", default=["histogram"], choices=["histogram", "least_squares"])
+    parser.add_argument(
+        "--observers", nargs="+", default=["tables"], choices=["tables", "torchao"], help="ranges before tables: theirs, or as all"
+    )
     parser.add_argument("--words", nargs="+", default=["window=5s"], help="further choices: window=4s calib=minmax64")
     parser.add_argument("--utterances", type=int, default=1000)
     args = parser.parse_args()
-    observers = {"histogram": HistogramObserver, "least_squares": LeastSquaresObserver}
     recognizer, cfg = checkpoint.load(args.model), composed(*args.words)
     frames = windows.frames_of(cfg.window, recognizer.front_end)
     chosen = calibrate.choose(args.corpus, cfg.calib)
@@ -277,8 +253,9 @@ def main() -> None:
         for method in args.methods:
             started = time.process_time()
             change(graph, case, METHODS[method])
-            for observer in args.observers:
-                settle(graph, observers[observer])
+            for observer in sorted(args.observers):
+                if observer == "torchao":
+                    settle_as_torchao(graph)
                 row = {"scheme": scheme, "method": method, "observer": observer, **test.measure(test.logits(graph))}
                 table.append({**row, "cpu_s": round(time.process_time() - started, 1)})
                 print(json.dumps(table[-1]), file=sys.stderr, flush=True)

@@ -150,6 +150,38 @@ def test_activations_are_observed_as_the_configuration_says(observer, kind, sche
     assert observed and all(issubclass(one, kind) for one in observed), "those of small tensors have a least resolution besides"
 
 
+class BeforeSilu(torch.nn.Module):
+    def __init__(self, twice: bool) -> None:
+        super().__init__()
+        self.layer, self.twice = torch.nn.Linear(4, 4), twice
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layer(x)
+        return torch.nn.functional.silu(x) + x if self.twice else torch.nn.functional.silu(x)
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["read by silu alone", "read by others too"])
+def test_the_range_before_a_table_leaves_out_what_the_table_makes_nothing_of(twice):
+    network = BeforeSilu(twice).eval()
+    with torch.no_grad():
+        network.layer.weight.copy_(torch.eye(4))
+        network.layer.bias.zero_()
+    exported = torch.export.export(network, (torch.zeros(1, 4),), strict=True).module(check_guards=False)
+    prepared = prepare_pt2e(exported, schemes.quantizer(Quant(scheme="int8"), Calib(), "u85", exported))
+    x = torch.cat([torch.randn(2000, 4), -30 * torch.rand(500, 4)])
+    for row in x.split(1):
+        prepared(row)
+    ranges = {}
+    for node in prepared.graph.nodes:
+        if node.op == "call_module" and made_by(node).op == "call_function":
+            scale, zero = prepared.get_submodule(node.target).calculate_qparams()
+            ranges[made_by(node).name] = [float((bound - zero) * scale) for bound in (-128, 127)]
+    low, high = ranges["linear"]
+    assert high > 2.5
+    assert low < -25 if twice else -12 < low < -4, "silu(-8) is -0.003, a step of the range down to -30 is 0.13"
+    assert -0.5 < ranges["silu"][0] < -0.25, "the results have a range of their own"
+
+
 class TwoLayers(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()

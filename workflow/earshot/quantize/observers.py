@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from earshot.quantize.module_paths import name, paths
 AVERAGING = 0.1  # weight of the newest utterance: about ten decide, of the few tens that calibration sees
 LEAST_STEPS = 1024  # on either side of zero, of 32,767: what Arm's smallest scale, 2**-12, gives to a tensor that reaches 1/4
 SMALLEST_SCALE = 2.0**-24
+TABLES = {"silu": torch.nn.functional.silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "exp": torch.exp}  # flat at an end
 
 
 class PercentileObserver(HistogramObserver):
@@ -44,6 +46,47 @@ class PercentileObserver(HistogramObserver):
         first = torch.searchsorted(share, outside, right=True)  # the first bin that is not wholly outside
         last = torch.searchsorted(share, 1 - outside)
         return self.min_val + width * first, self.min_val + width * (last.clamp_max(self.bins - 1) + 1)
+
+
+class TableInputObserver(HistogramObserver):
+    """The range whose rounding changes least what a function makes of the values: for an activation that nothing else reads.
+
+    What lies where the function is flat need not be in the range: the values far below zero that silu makes nearly zeros of cost
+    torchao's observer half of its steps.
+    """
+
+    ENDS = 99  # places on either side of zero where the range may end, evenly spread
+    TURNS = 2  # each end is looked for twice, the other one as it was found last
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], **settings) -> None:
+        super().__init__(**settings)
+        self.function = function
+
+    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and zero point. An observer that has seen nothing gives what torchao's gives: 1 and 0, with a warning."""
+        if self.min_val > self.max_val:
+            return super().calculate_qparams()
+        return self._calculate_qparams(*self.bounds())
+
+    def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The smallest and the largest value of the range."""
+        width = (self.max_val - self.min_val) / self.bins
+        values = self.min_val + width * (torch.arange(self.bins) + 0.5)
+        wanted = self.function(values)
+        low, high = self.min_val.clamp_max(0), self.max_val.clamp_min(0)
+
+        def errors(lows: torch.Tensor, highs: torch.Tensor) -> torch.Tensor:
+            step = ((highs - lows) / (self.quant_max - self.quant_min)).clamp_min(self.eps)[:, None]
+            zero = self.quant_min - (lows[:, None] / step).round()
+            integers = ((values / step).round() + zero).clamp(self.quant_min, self.quant_max)
+            return ((self.function((integers - zero) * step) - wanted).square() * self.histogram).sum(1)
+
+        parts = torch.arange(1, self.ENDS + 1) / self.ENDS
+        lows, highs = low * parts, high * parts
+        for _ in range(self.TURNS):
+            low = lows[errors(lows, high.expand_as(lows)).argmin()]
+            high = highs[errors(low.expand_as(highs), highs).argmin()]
+        return low, high
 
 
 class Resolved(UniformQuantizationObserverBase):
@@ -93,34 +136,82 @@ def choose(parts: Sequence[CalibPart], found: dict[EdgeOrNode, Any]) -> None:
         ConfigError: no activation is made in a module of such a name.
     """
     unused = {part.modules for part in parts}
-    chosen: dict[int, tuple[Any, Any]] = {}  # an observer may stand at several places, and stays one
-    for place, observer in found.items():
-        maker = place[0] if isinstance(place, tuple) else place
-        if maker.op == "get_attr":
-            continue  # weights
-        part = next((part for part in parts if _made_in(maker, part.modules)), None)
-        unused -= {part.modules} if part else set()
-        if id(observer) not in chosen:
-            chosen[id(observer)] = (observer, _with_ranges(observer, part) if part else observer)
-        found[place] = chosen[id(observer)][1]
+    for observer, makers in _places(found):
+        fitting = [next((part for part in parts if _made_in(maker, part.modules)), None) for maker in makers]
+        unused.difference_update(part.modules for part in fitting if part)
+        if fitting[0]:
+            _put(found, observer, _with_ranges(observer, *kind(fitting[0])), makers)
     if unused:
         makers = (place for place in found if isinstance(place, fx.Node))
         known = ", ".join(filter(None, dict.fromkeys(name(path) for maker in makers for path in paths(maker))))
         raise ConfigError(f"calib.parts: {', '.join(sorted(unused))}: no module of such a name makes an activation; modules are {known}")
 
 
+def follow_tables(found: dict[EdgeOrNode, Any]) -> None:
+    """Give what is read by one function alone, and observed with a histogram of 8 bits, the range that is best for the results of the
+    function, and the results a range of their own.
+
+    An NPU makes such a result by a look-up in a table of 256 values, so that its range is free; Arm's quantizer gives silu's the range of
+    what silu reads, which is several times too wide.
+
+    Args:
+        found: as in `choose`.
+    """
+    for observer, makers in _places(found):
+        behind = _behind_tables(makers)
+        if behind and len(behind) < len(makers):
+            own = copy.deepcopy(observer)
+            _put(found, observer, own, behind)
+    for observer, makers in _places(found):
+        histogram = observer.activation_post_process if isinstance(observer, FakeActivation) else observer
+        readers = {_function(reader) for maker in makers for reader in maker.users}
+        function = TABLES.get(readers.pop()) if len(readers) == 1 else None
+        if function is not None and type(histogram) is HistogramObserver and histogram.quant_max - histogram.quant_min <= 255:
+            _put(found, observer, _with_ranges(observer, TableInputObserver, {"function": function}), makers)
+
+
+def _function(node: fx.Node) -> str:
+    return getattr(node.target, "_opname", "")
+
+
+def _behind_tables(makers: list[fx.Node]) -> list[fx.Node]:
+    """Of makers whose results share a range: the functions with a table, and those that go on with what they give."""
+    behind: list[fx.Node] = []
+    for maker in makers:  # in the order of the program
+        if _function(maker) in TABLES or any(given in behind for given in maker.all_input_nodes):
+            behind.append(maker)
+    return behind
+
+
+def _maker(place: EdgeOrNode) -> fx.Node:
+    return place[0] if isinstance(place, tuple) else place
+
+
+def _places(found: dict[EdgeOrNode, Any]) -> list[tuple[Any, list[fx.Node]]]:
+    """Each observer of activations, which may stand at several places, and what makes the tensors there, in the order of the program."""
+    observers: dict[int, tuple[Any, dict[fx.Node, None]]] = {}
+    for place, observer in found.items():
+        if _maker(place).op != "get_attr":  # weights
+            observers.setdefault(id(observer), (observer, {}))[1][_maker(place)] = None
+    return [(observer, sorted(makers)) for observer, makers in observers.values()]
+
+
+def _put(found: dict[EdgeOrNode, Any], old: Any, new: Any, makers: list[fx.Node]) -> None:
+    """Put `new` in the place of `old` at what `makers` make."""
+    found.update({place: new for place, observer in found.items() if observer is old and _maker(place) in makers})
+
+
 def _made_in(maker: fx.Node, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(name(path), pattern) for path in paths(maker))
 
 
-def _with_ranges(observer: Any, ranges: Ranges) -> Any:
-    """An observer of the same numbers that finds other ranges; one whose range is fixed (a softmax's) stays."""
+def _with_ranges(observer: Any, made: type[UniformQuantizationObserverBase], settings: dict[str, Any]) -> Any:
+    """An observer of the same numbers, of another class; one whose range is fixed (a softmax's) stays."""
     if isinstance(observer, FakeActivation):
-        observer.observe_with(_with_ranges(observer.activation_post_process, ranges))
+        observer.observe_with(_with_ranges(observer.activation_post_process, made, settings))
         return observer
     if not isinstance(observer, HistogramObserver | MinMaxObserver):  # that of averages is one of MinMaxObserver's
         return observer
-    made, settings = kind(ranges)
     made = with_resolution(made) if isinstance(observer, Resolved) else made
     numbers = {key: getattr(observer, key) for key in ("dtype", "qscheme", "quant_min", "quant_max")}
     return made(**numbers, eps=float(observer.eps), **settings)

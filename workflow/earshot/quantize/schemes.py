@@ -107,8 +107,12 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
     # The first part that has a node decides: as does the first name that XNNPACK's quantizer is told, and the last that Ethos-U's is.
     for name, config in parts if family == "host" else reversed(parts):
         made.set_module_name(name, config)
-    if calib.parts:
-        made.prepare_obs_or_fq_callback = lambda graph_module, found: observers.choose(calib.parts, found)
+
+    def choose_observers(_graph_module: torch.fx.GraphModule, found: dict) -> None:
+        observers.choose(calib.parts, found)
+        observers.follow_tables(found)
+
+    made.prepare_obs_or_fq_callback = choose_observers
     return made
 
 

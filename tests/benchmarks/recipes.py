@@ -7,7 +7,7 @@
 `ours` is a file of conf/train; it says how much time there is: the CPU seconds that its training takes, which hardly depend on what else
 the machine does. `seed` is the recipe that Arm's example is trained with, at its batches, with as many epochs as fit into that time; its
 schedule is made for them. Every other recipe is ours with one thing changed, for as many epochs as ours. WORK keeps what was made; a
-training that is done is not done again, one that was interrupted goes on.
+training that is done is not done again, one that was interrupted goes on. `waiting_for_data` is the part of a step's time that it takes.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Trainings:
             stage("evaluate", "kind=float", f"subject={out}", f"corpus_dir={args.corpus}", "evaluation.bootstrap=0", f"out={found}")
         metrics = read_json(out / "metrics.json")
         costs = {"epochs": metrics["epochs"], "cpu_s": read_json(out / "cost.json")["cpu_s"]}
+        costs |= {"waiting_for_data": round(metrics["throughput"]["share"]["data"], 4)}
         return costs | {"dev_wer": round(metrics["dev_wer"], 4), "wer": round(read_json(found)["accuracy"]["float"]["wer"], 4)}
 
     def changed(self, recipe: str) -> dict[str, float]:

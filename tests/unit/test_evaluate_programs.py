@@ -66,19 +66,34 @@ def hypotheses(out, column: str = "hypothesis") -> dict[str, str]:
     return {row["id"]: row[column] for row in csv.DictReader(utterance_table.beside(out).open())}
 
 
-@pytest.mark.parametrize("model", ["built", "built_by_8"])
-def test_the_float_program_says_what_the_checkpoint_says_in_every_form(model, request, tmp_path):
-    built = request.getfixturevalue(model)
+def in_every_form(folder):
+    """The evaluations of a float model, of its program and of its variant on the host."""
     for kind, subject in (("float", "model"), ("program", "fp32"), ("variant", "host")):
-        figures(built, kind, subject, tmp_path / f"{kind}.json")
-    words = hypotheses(tmp_path / "float.json")
+        figures(folder, kind, subject, folder / f"{kind}.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(built):
+    return in_every_form(built)
+
+
+@pytest.fixture(scope="module")
+def evaluated_by_8(built_by_8):
+    return in_every_form(built_by_8)
+
+
+@pytest.mark.parametrize("model", ["evaluated", "evaluated_by_8"])
+def test_the_float_program_says_what_the_checkpoint_says_in_every_form(model, request):
+    folder = request.getfixturevalue(model)
+    words = hypotheses(folder / "float.json")
     assert any(words.values())
-    assert hypotheses(tmp_path / "program.json") == words
-    assert hypotheses(tmp_path / "variant.json") == words
+    assert hypotheses(folder / "program.json") == words
+    assert hypotheses(folder / "variant.json") == words
 
 
-def test_a_host_variant_has_accuracy_times_and_memory(built, tmp_path):
-    found = figures(built, "variant", "host", tmp_path / "host.json")
+def test_a_host_variant_has_accuracy_times_and_memory(evaluated):
+    found = json.loads((evaluated / "variant.json").read_text())
     assert set(found["accuracy"]) == {"host_pte"}
     host = found["host"]
     assert host["timed_utterances"] == 3

@@ -5,22 +5,18 @@ Both read FLAC files, compute 80 bins and store them in lhotse's compressed shar
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
-from itertools import islice
 from pathlib import Path
 
+import spoken
 import torch
 from lhotse import CutSet, Fbank, FbankConfig
 from lhotse.features.io import LilcomChunkyWriter
 
 from earshot import feature_store
 from earshot.config import Features
-from earshot.corpus.manifest import load_cuts
 
 
 def ours(cuts: list, folder: Path) -> None:
@@ -44,20 +40,10 @@ def seconds(function, cuts: list, repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cuts", type=Path, help="a manifest of the corpus step; default: a synthetic corpus is made")
-    parser.add_argument("--utterances", type=int, default=400)
-    parser.add_argument("--quick", action="store_true", help="40 utterances, one repeat")
-    args = parser.parse_args()
+    args = spoken.arguments(__doc__, utterances=400)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
-        manifest = args.cuts
-        if manifest is None:
-            minutes = 2 if args.quick else 18
-            command = [sys.executable, "-m", "earshot.stages.corpus", f"corpus.train_minutes={minutes}", f"out={temporary}"]
-            subprocess.run(command, check=True)
-            manifest = Path(temporary) / "train.cuts.jsonl.gz"
-        cuts = list(islice(load_cuts(manifest), 40 if args.quick else args.utterances))
+        cuts = spoken.cuts(args, Path(temporary), minutes=18)
         audio_s = sum(cut.duration for cut in cuts)
         repeats = 1 if args.quick else 3
         own, peer = audio_s / seconds(ours, cuts, repeats), audio_s / seconds(lhotse_fbank, cuts, repeats)

@@ -7,17 +7,14 @@ are computed there: what is left for a core then is `audio`.
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import spoken
 import torch
 from lhotse import CutSet
 
@@ -50,19 +47,11 @@ def cpu_s(cuts: CutSet, dataset: Utterances, repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cuts", type=Path, help="a manifest of the corpus step; default: a synthetic corpus is made")
-    parser.add_argument("--utterances", type=int, default=300)
-    parser.add_argument("--quick", action="store_true", help="40 utterances, one repeat")
-    args = parser.parse_args()
+    args = spoken.arguments(__doc__, utterances=300)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
-        folder, manifest = Path(temporary), args.cuts
-        if manifest is None:
-            command = [sys.executable, "-m", "earshot.stages.corpus", f"corpus.train_minutes={2 if args.quick else 14}", f"out={folder}"]
-            subprocess.run(command, check=True)
-            manifest = folder / "train.cuts.jsonl.gz"
-        audio = list(islice(load_cuts(manifest), 40 if args.quick else args.utterances))
+        folder = Path(temporary)
+        audio = spoken.cuts(args, folder, minutes=14)
         audio_s = sum(cut.duration for cut in audio)
         feature_store.store(feature_store.Shard([cut.drop_features() for cut in audio], Features(), folder / "000000"))
         CutSet.from_cuts([cut.drop_features() for cut in audio]).to_file(folder / "live.jsonl.gz")

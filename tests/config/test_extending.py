@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from earshot import config, pipeline
+from earshot import composing, config
 from earshot.pipeline import Variant, variants
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
@@ -24,7 +24,7 @@ def conf(tmp_path, monkeypatch) -> None:
     for name, text in FILES.items():
         assert not (folder / name).exists()
         (folder / name).write_text(text)
-    monkeypatch.setattr(pipeline, "CONF_DIR", folder)
+    monkeypatch.setattr(composing, "CONF_DIR", folder)
 
 
 def asked(heading: int) -> list[Variant]:

@@ -1,4 +1,4 @@
-"""Training as its stage: it resumes after Ctrl-C and kill -9, runs in two processes, and starts from other weights."""
+"""Training on what the workflow made: it resumes after Ctrl-C and kill -9, runs in two processes, and starts from other weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import stage_command
 import torch
 
 from earshot.data import Utterances, batches
@@ -21,15 +22,20 @@ from earshot.train import CtcTraining
 
 
 @pytest.fixture
-def train(finished, tmp_path):
-    """Starts `python -m earshot.stages.train` on the features of the finished workflow, or what stands in `launcher` before it."""
+def words(finished, tmp_path) -> list[str]:
+    """What `python -m earshot.stages.train` is given: the features of the finished workflow, and a tiny model."""
     (features,) = finished.glob("results/features/*/*/front_end.json")
     (tokenizer,) = finished.glob("results/tokenizer/*/tokenizer.model")
     paths = [f"features_dir={features.parent}", f"tokenizer_dir={tokenizer.parent}", f"out={tmp_path / 'model'}", "tracking=off"]
-    model = ["model.dim=16", "model.layers=1", "model.heads=2", "model.subsampling_channels=[4,4]", "train.batch_s=20"]
+    return [*paths, "model.dim=16", "model.layers=1", "model.heads=2", "model.subsampling_channels=[4,4]", "train.batch_s=20"]
+
+
+@pytest.fixture
+def start(words, finished):
+    """Starts the command, or what stands in `launcher` before it: for what needs processes of its own."""
 
     def start(*overrides: str, launcher: tuple[str, ...] = (sys.executable,), **environment: str) -> subprocess.Popen:
-        command = [*launcher, "-m", "earshot.stages.train", *paths, *model, *overrides]
+        command = [*launcher, "-m", "earshot.stages.train", *words, *overrides]
         # Where the tests run in the background of a shell, Ctrl-C is ignored, and what they start would inherit that.
         heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -38,14 +44,21 @@ def train(finished, tmp_path):
     return start
 
 
+@pytest.fixture
+def train(words, finished, monkeypatch):
+    """The same in this process; the manifests' paths are relative to where the workflow ran."""
+    monkeypatch.chdir(finished)
+    return lambda *overrides: stage_command.run("train", *words, *overrides)
+
+
 def rows(out: Path) -> list[int]:
     with open(out / "curves.csv", newline="") as stream:
         return [int(row["epoch"]) for row in csv.DictReader(stream)]
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_training_goes_on(train, tmp_path, ending):
-    first = train("train.epochs=20")
+def test_a_stopped_training_goes_on(start, train, tmp_path, capsys, ending):
+    first = start("train.epochs=20")
     for line in first.stdout:
         if line.startswith("epoch 3/20"):
             os.kill(first.pid, ending)
@@ -53,25 +66,24 @@ def test_a_stopped_training_goes_on(train, tmp_path, ending):
     rest, _ = first.communicate()
     assert first.returncode != 0, rest
     assert not (tmp_path / "model" / "model.safetensors").exists()
-    second = train("train.epochs=20")
-    output, _ = second.communicate(timeout=600)
-    assert second.returncode == 0, output
+    train("train.epochs=20")
+    output = capsys.readouterr().out
     epochs = [line for line in output.splitlines() if line.startswith("epoch ")]
     assert "epoch 1/20" not in output and len(epochs) <= 18
     assert rows(tmp_path / "model") == list(range(20))
 
 
-def test_state_of_another_training_is_put_aside(train, tmp_path):
-    train("train.epochs=1").communicate()
-    output, _ = train("train.epochs=1", "train.lr=1e-3").communicate()
-    assert "training starts anew" in output
+def test_state_of_another_training_is_put_aside(train, tmp_path, capsys):
+    train("train.epochs=1")
+    train("train.epochs=1", "train.lr=1e-3")
+    assert "training starts anew" in capsys.readouterr().out
     assert rows(tmp_path / "model") == [0]
 
 
-def test_two_processes_train_one_model(train, tmp_path):
+def test_two_processes_train_one_model(start, tmp_path):
     """In a job of one task under Slurm, as Snakemake starts one."""
     slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "snakemake"}
-    done = train("train.epochs=1", "train.devices=2", "train.accelerator=cpu", **slurm)
+    done = start("train.epochs=1", "train.devices=2", "train.accelerator=cpu", **slurm)
     output, _ = done.communicate(timeout=600)
     assert done.returncode == 0, output
     assert (tmp_path / "model" / "model.safetensors").exists()
@@ -80,11 +92,11 @@ def test_two_processes_train_one_model(train, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_under_torchrun_it_goes_on_as_if_it_had_not_been(train, tmp_path):
+def test_killed_under_torchrun_it_goes_on_as_if_it_had_not_been(start, tmp_path):
     """Two processes, killed in the middle of an epoch: the weights in the end are those of a training that was left alone."""
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     settings = ["train.epochs=6", "train.batch_s=6", "train.devices=2", "train.accelerator=cpu", "train.checkpoint_every_s=0"]
-    first = train(*settings, launcher=torchrun)
+    first = start(*settings, launcher=torchrun)
     children = []
     for line in first.stdout:
         if line.startswith("epoch 3/6"):
@@ -94,12 +106,12 @@ def test_killed_under_torchrun_it_goes_on_as_if_it_had_not_been(train, tmp_path)
             break
     assert len(children) >= 2
     first.wait()
-    again = train(*settings, launcher=torchrun)
+    again = start(*settings, launcher=torchrun)
     output, _ = again.communicate(timeout=600)
     assert again.returncode == 0, output
     assert "epoch 3/6" not in output and "epoch 6/6" in output
     (tmp_path / "model").rename(tmp_path / "killed")
-    whole = train(*settings, launcher=torchrun)
+    whole = start(*settings, launcher=torchrun)
     output, _ = whole.communicate(timeout=600)
     assert whole.returncode == 0, output
     killed, left_alone = (checkpoint.read_weights(tmp_path / name / "model.safetensors")[0] for name in ("killed", "model"))
@@ -109,41 +121,35 @@ def test_killed_under_torchrun_it_goes_on_as_if_it_had_not_been(train, tmp_path)
 def test_fine_tuning_starts_from_the_other_weights(train, tmp_path, finished):
     (other,) = finished.glob("results/train/*/model.safetensors")
     frozen = ["train=from_checkpoint", "train.epochs=1", "train.lr=1e-12", "train.ema_decay=0", f"train.checkpoint={other.parent}"]
-    output, _ = train(*frozen).communicate()
+    train(*frozen)
     before, _ = checkpoint.read_weights(other)
     after, _ = checkpoint.read_weights(tmp_path / "model" / "model.safetensors")
     name = "blocks.0.feed_forward1.widen.weight"
-    assert (before[name] - after[name]).abs().max() < 1e-6, output
+    assert (before[name] - after[name]).abs().max() < 1e-6
 
 
-def test_the_first_blocks_learn_to_write_too(train, tmp_path, finished, monkeypatch):
+def test_the_first_blocks_learn_to_write_too(train, tmp_path, finished):
     """With train.intermediate_ctc, what the output layer makes of the first block alone is nearer to the words than without."""
     (features,) = finished.glob("results/features/*/*/dev.cuts.jsonl.gz")
     (tokenizer,) = finished.glob("results/tokenizer/*/tokenizer.model")
-    monkeypatch.chdir(finished)  # the manifest's paths are relative to where the workflow ran
     losses = []
     for part in (0.0, 0.9):
         settings = ["model.layers=4", "train.epochs=8", "train.batch_s=8", "train.ema_decay=0", f"train.intermediate_ctc={part}"]
-        output, _ = train(*settings).communicate()
+        train(*settings)
         recognizer = checkpoint.load(tmp_path / "model")
         (batch, *_) = batches(features, Utterances(recognizer.front_end, Tokenizer(tokenizer)), 100.0, 2, 0, False)
         (logits_btv,) = recognizer.model.logits_after([1], batch.features_btf, batch.lengths_b)
         losses.append(CtcTraining.loss(logits_btv, recognizer.model.output_lengths(batch.lengths_b), batch).mean().item())
-    assert losses[1] < losses[0], output
+    assert losses[1] < losses[0]
 
 
-def test_weights_of_another_shape_are_refused(train, finished):
+def test_weights_of_another_shape_are_refused(words, finished):
     (other,) = finished.glob("results/train/*/model.safetensors")
-    done = train("train.epochs=1", "model.dim=24", f"train.checkpoint={other.parent}")
-    output, _ = done.communicate()
-    assert done.returncode == 1
-    assert "another model or tokenizer" in output
+    message = stage_command.fails("train", *words, "train.epochs=1", "model.dim=24", f"train.checkpoint={other.parent}")
+    assert "another model or tokenizer" in message
 
 
-def test_a_gpu_that_is_not_there_is_told(train):
+def test_a_gpu_that_is_not_there_is_told(words):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    done = train("train.accelerator=gpu")
-    output, _ = done.communicate()
-    assert done.returncode == 1
-    assert "no GPU is visible" in output
+    assert "no GPU is visible" in stage_command.fails("train", *words, "train.accelerator=gpu")

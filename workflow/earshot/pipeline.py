@@ -5,27 +5,23 @@ Only Hydra is needed here, no torch: Snakemake imports this module whenever it r
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from earshot.config import CONF_DIR, Calib, Imported, NpuForm, Pipeline, Quant, check_left_context, check_qat, register, typed
+from earshot import composing
+from earshot.config import Imported, NpuForm, Pipeline, check_left_context, check_qat, typed
 from earshot.config.search import BUILDING
 from earshot.errors import ConfigError
 from earshot.hydra_words import hydra_value, readable
 from earshot.naming import NEUTRAL_KEYS, imported_name, suffix
+from earshot.search.checks import check_search
 from earshot.search.proposals import MADE_UP, SEARCHED, Proposal
 
 GROUPS = (
@@ -133,9 +129,9 @@ def variants(settings: Mapping[str, Any]) -> list[Variant]:
     """
     base = base_overrides(settings)
     try:
-        with _configuration():
-            sweeps = [settings["sweep"]] if settings.get("sweep") else _composed(base).sweep
-            found = [_variant([*base, *point]) for text in sweeps or [""] for point in points(text)]
+        with composing.configuration():
+            sweeps = [settings["sweep"]] if settings.get("sweep") else composing.composed(base).sweep
+            found = [_variant([*base, *point]) for text in sweeps or [""] for point in composing.points(text)]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from error
     by_id: dict[str, Variant] = {}
@@ -158,44 +154,15 @@ def base_overrides(settings: Mapping[str, Any]) -> list[str]:
         elif key in (*GROUPS, "experiment"):
             words.append(f"{key}={value}")
         elif key == "overrides":
-            words.extend(_words_of(key, value) if isinstance(value, str) else map(str, value))
+            words.extend(composing.words_of(key, value) if isinstance(value, str) else map(str, value))
         elif key != "sweep":
             known = ", ".join(("experiment", "sweep", "overrides", "checkpoint", *GROUPS))
             raise ConfigError(f"--config {key}={value}: unknown key; use one of {known} (dotted keys: --config overrides='train.epochs=3')")
     return words
 
 
-def _words_of(key: str, text: str) -> list[str]:
-    """The words of a text, as a shell has them."""
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise ConfigError(f"--config {key}={text!r}: not words as a shell has them ({error}); quote what holds spaces or quotes") from None
-
-
-def points(text: str) -> list[list[str]]:
-    """The points of a sweep in Hydra's multirun grammar: `quant=int8_pc,a16w8 target=glob(u85_*)` gives one list of overrides for each."""
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    try:
-        parsed = parser.parse_overrides(_words_of("sweep", text))
-    except HydraException as error:
-        raise ConfigError(f"sweep={text!r}: not in the grammar KEY=VALUE,VALUE KEY=VALUE ...: {readable(error)}") from error
-    return [list(point) for point in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
-
-
-def _composed(overrides: list[str]) -> DictConfig:
-    """
-    Raises:
-        ConfigError: Hydra does not take the words.
-    """
-    try:
-        return compose("pipeline", overrides=overrides, return_hydra_config=True)
-    except Exception as error:  # of a group that is given a number or a list, Hydra says so by ValueError, TypeError and others
-        raise ConfigError(readable(error)) from error
-
-
 def _variant(overrides: list[str]) -> Variant:
-    cfg = _composed(overrides)
+    cfg = composing.composed(overrides)
     choices = {group: cfg.hydra.runtime.choices[group] for group in GROUPS}
     OmegaConf.set_readonly(cfg, False)
     OmegaConf.set_struct(cfg, False)
@@ -204,12 +171,12 @@ def _variant(overrides: list[str]) -> Variant:
     _check_imported(config.imported)
     _check_lexicon(config)
     if config.target.family not in config.quant.families:
-        possible = ", ".join(targets_of(config.quant.families))
+        possible = ", ".join(composing.targets_of(config.quant.families))
         raise ConfigError(f"quant={choices['quant']} cannot be lowered to target={choices['target']}; targets that can take it: {possible}")
     check_left_context(config.window, config.model, config.quant, config.target.family)
     check_qat(config.window, config.model, config.quant, config.target.family)
     resolved = OmegaConf.to_container(cfg, resolve=True)
-    chosen = _as_chosen(tuple(choices.items()))
+    chosen = composing.options(choices)
     differences = {group: _difference(chosen[group], resolved[group]) for group in GROUPS}
     for key in differences["decode"].keys() - config.decode.reads:
         resolved["decode"][key] = chosen["decode"][key]
@@ -221,7 +188,7 @@ def _variant(overrides: list[str]) -> Variant:
     if differences["quant"].get("scheme", "").startswith(SEARCHED):  # a digest of its parts
         further = {key: value for key, value in differences["quant"].items() if key not in MADE_UP}
         names["quant"] = config.quant.scheme + suffix(further)
-    defaults = _default_choices()
+    defaults = composing.default_choices(GROUPS)
     if config.imported.checkpoint is None:
         of_model = [names["model"], names["corpus"], *(names[g] for g in ("features", "tokenizer", "train") if names[g] != defaults[g])]
     else:
@@ -231,7 +198,7 @@ def _variant(overrides: list[str]) -> Variant:
     of_scheme = [names["quant"], *([names["calib"]] if config.quant.calibrated else []), names["window"]]
     searching = config.search.method != "none"
     if searching:
-        _check_search(config, choices["quant"], differences["quant"])
+        check_search(config, choices["quant"], differences["quant"])
     decoding = "" if names["decode"] == defaults["decode"] else f"-{names['decode']}"
     of_tables = "-".join([names["calib"], names["window"]]) + suffix(differences[FORM]) + decoding
     return Variant(
@@ -254,65 +221,9 @@ def _variant(overrides: list[str]) -> Variant:
     )
 
 
-def _check_search(config: Pipeline, base: str, overridden: Mapping[str, Any]) -> None:
-    """
-    Raises:
-        ConfigError: the schemes of the search are not what can be mixed, or not all of them are in the sensitivity table.
-    """
-    search, family = config.search, config.target.family
-    if config.window.left_context_s:
-        raise ConfigError(f"search.method={search.method}: of programs without a cache; set window.left_context_s to 0")
-    of_search = search.schemes if search.method in BUILDING else []
-    schemes = {name: scheme(name) for name in dict.fromkeys([*of_search, *config.sensitivity.schemes])}
-    for name in of_search:
-        possible = not schemes[name].dynamic and not schemes[name].parts and schemes[name].float_type == "float32"
-        if not possible or family not in schemes[name].families:
-            raise ConfigError(f"search.schemes: {name} is not one scheme of static ranges, or of floats, that family {family} can take")
-        if schemes[name].quantize and name not in config.sensitivity.schemes:
-            raise ConfigError(f"search.schemes: {name} is not in the table that the search starts from; add it to sensitivity.schemes")
-    if of_search and (base != of_search[0] or overridden):
-        raise ConfigError(
-            f"quant={base}{suffix(overridden)}: a search starts from the first of search.schemes as it is; set quant={of_search[0]}"
-        )
-    if of_search and config.model.npu_form and family != "host" and not all(schemes[name].takes_npu_form(family) for name in of_search):
-        raise ConfigError(
-            "search.schemes: with 16 bits of an activation programs are not of the NPU form, and their parts are others; "
-            "set model.npu_form=false, or leave such schemes out"
-        )
-
-
-@functools.cache
-def scheme(name: str) -> Quant:
-    """A choice of quant as its file has it.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    return _option("quant", name)
-
-
-@functools.cache
-def calibration(name: str) -> Calib:
-    """A choice of calib as its file has it.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    return _option("calib", name)
-
-
-def _option(group: str, name: str) -> Any:
-    try:
-        with _configuration():
-            cfg = compose("pipeline", overrides=["~experiment", "+experiment_name=''", f"{group}={name}"])
-            return typed(cfg[group])
-    except HydraException as error:
-        raise ConfigError(readable(error)) from error
-
-
 def proposed(variant: Variant, proposals: Iterable[Proposal]) -> list[Variant]:
     """What a search of `variant` has proposed, as variants of their own."""
-    with _configuration():
+    with composing.configuration():
         return [_variant([*variant.overrides, *_words(one)]) for one in proposals]
 
 
@@ -322,17 +233,6 @@ def _words(proposal: Proposal) -> list[str]:
         values = {key: getattr(proposal, key) for key in MADE_UP}
         words += [f"quant.{key}={hydra_value(value)}" for key, value in values.items()]
     return words
-
-
-@contextlib.contextmanager
-def _configuration() -> Iterator[None]:
-    """Hydra at the files of conf/, unless it is there already."""
-    if GlobalHydra.instance().is_initialized():
-        yield
-        return
-    register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        yield
 
 
 def _check_imported(imported: Imported) -> None:
@@ -352,26 +252,6 @@ def _check_lexicon(config: Pipeline) -> None:
     """
     if config.decode.method == "lm" and not config.decode.lexicon and config.imported.checkpoint is not None:
         raise ConfigError("decode.lexicon: of an imported model none is made; give one in the model's pieces, decode.lexicon=FILE")
-
-
-def targets_of(families: Iterable[str]) -> list[str]:
-    """The targets whose family is one of `families`."""
-    loader = GlobalHydra.instance().config_loader()
-    names = loader.get_group_options("target")
-    return [name for name in names if compose("lower", overrides=[f"target={name}"]).target.family in set(families)]
-
-
-@functools.cache
-def _as_chosen(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """The groups as their files give them, nothing overridden."""
-    cfg = compose("pipeline", overrides=["~experiment", "+experiment_name=''", *(f"{group}={choice}" for group, choice in choices)])
-    return {group: OmegaConf.to_container(cfg[group], resolve=True) for group in GROUPS}
-
-
-@functools.cache
-def _default_choices() -> dict[str, str]:
-    cfg = compose("pipeline", overrides=["~experiment"], return_hydra_config=True)
-    return {group: cfg.hydra.runtime.choices[group] for group in GROUPS}
 
 
 def _difference(chosen: Mapping[str, Any], actual: Mapping[str, Any]) -> dict[str, Any]:

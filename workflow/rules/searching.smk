@@ -3,7 +3,8 @@
 from dataclasses import asdict
 from functools import cache
 
-from earshot.pipeline import calibration, proposed, scheme
+from earshot.composing import option
+from earshot.pipeline import proposed
 from earshot.search import proposals
 
 SEARCH_ROUND = "results/search/{model}/{search}/{target}/round_{{round}}.json"
@@ -76,7 +77,7 @@ def search_candidates(wildcards):
 
 def search_schemes(wildcards):
     """The schemes that a search mixes, as a mapping of Hydra's."""
-    return hydra_value({name: asdict(scheme(name)) for name in searched(wildcards).config["search"]["schemes"]})
+    return hydra_value({name: asdict(option("quant", name)) for name in searched(wildcards).config["search"]["schemes"]})
 
 
 def search_calibrations(wildcards):
@@ -84,13 +85,13 @@ def search_calibrations(wildcards):
     variant = searched(wildcards)
     others = variant.config["search"]["calibrations"] if variant.config["search"]["method"] == "joint" else []
     own = {variant.choices["calib"]: variant.config["calib"]}
-    return hydra_value(own | {name: asdict(calibration(name)) for name in others if name not in own})
+    return hydra_value(own | {name: asdict(option("calib", name)) for name in others if name not in own})
 
 
 def table_schemes(wildcards):
     """The schemes of a sensitivity table that the family can take and that have static ranges, as a mapping of Hydra's."""
     names = searched(wildcards).config["sensitivity"]["schemes"]
-    return hydra_value({name: asdict(scheme(name)) for name in names if wildcards.family in scheme(name).families})
+    return hydra_value({name: asdict(option("quant", name)) for name in names if wildcards.family in option("quant", name).families})
 
 
 def tables():

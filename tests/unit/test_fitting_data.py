@@ -1,0 +1,119 @@
+"""What a training hears, and what it says of data that it cannot learn from."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import stage_command
+import torch
+from small_training import UTTERANCES
+from tiny_recognizer import noise, write_corpus
+
+from earshot import feature_store
+from earshot.config import Train
+from earshot.corpus.manifest import load_cuts
+from earshot.data import Utterances
+from earshot.errors import ConfigError, DataError
+from earshot.features import FrontEnd
+from earshot.files import read_json
+from earshot.tokenizer import Tokenizer
+from earshot.train import perturb
+
+pytestmark = pytest.mark.xdist_group("fitting")
+
+
+def test_a_loss_that_is_no_number_names_its_utterances(train, tmp_path, monkeypatch):
+    load = feature_store.load
+    monkeypatch.setattr(feature_store, "load", lambda cut: load(cut) * (math.nan if cut.id == "train-7" else 1.0))
+    message = train.fails(tmp_path / "model")
+    assert "no finite number" in message and "train-7" in message
+    assert len([word for word in message.split() if word.startswith("train-")]) < UTTERANCES
+
+
+def test_a_transcript_too_long_for_its_frames_is_named_and_left_out(train, tmp_path, speech, capsys):
+    corpus = tmp_path / "corpus"
+    texts = ["GO", "TURN ON THE LIGHT " * 20, "STOP", "GO LEFT"]
+    write_corpus(corpus, [1.0, 1.0, 1.5, 2.0], [text.strip() for text in texts], "train")
+    write_corpus(corpus, [1.0, 1.1], ["GO", "STOP"], "dev")
+    stage_command.run("features", f"corpus_dir={corpus}", f"out={tmp_path / 'features'}", "features.jobs=1")
+    seen = train(tmp_path / "model", "train.epochs=1", features=tmp_path / "features")
+    assert {utterance for batch in seen for utterance in batch} == {"train-0", "train-2", "train-3"}
+    assert "1 of 4 utterances have more pieces than output frames and are left out: train-1" in capsys.readouterr().out
+    left_out = read_json(tmp_path / "model" / "state" / "left_out.json")["utterances"]["train-1"]
+    assert left_out["pieces"] > left_out["output_frames"]
+    assert read_json(tmp_path / "model" / "metrics.json")["left_out"] == 1
+
+
+def test_features_of_another_front_end_are_refused(train, tmp_path, speech):
+    other = tmp_path / "features"
+    shutil.copytree(speech / "stored", other)
+    front_end = FrontEnd.load(other / "front_end.json")
+    FrontEnd(replace(front_end.config, f_max_hz=4000.0), front_end.mean.tolist(), front_end.std.tolist()).save(other / "front_end.json")
+    assert "features of another front end" in train.fails(tmp_path / "model", features=other)
+
+
+def test_another_tokenizer_or_front_end_than_that_of_the_start_weights_is_refused(train, plain, tmp_path, speech):
+    start = ["train=from_checkpoint", f"train.checkpoint={plain[1]}"]
+    corpus = f"corpus_dir={speech / 'corpus'}"
+    stage_command.run("tokenizer", corpus, f"out={tmp_path / 'tokenizer'}", "tokenizer.vocab_size=18")
+    assert "its tokenizer is another one" in train.fails(tmp_path / "model", *start, f"tokenizer_dir={tmp_path / 'tokenizer'}")
+    stage_command.run(
+        "features", corpus, f"out={tmp_path / 'features'}", "features.jobs=1", "features.stored=false", "features.f_max_hz=4000"
+    )
+    assert "its front end is another one" in train.fails(tmp_path / "model", *start, features=tmp_path / "features")
+
+
+def test_perturbed_audio_needs_audio(train, tmp_path, speech):
+    assert "features=logmel80_live" in train.fails(tmp_path / "model", "train.speeds=[0.9,1.1]")
+    assert "no .wav files" in train.fails(tmp_path / "model", f"train.noise={tmp_path}", features="live")
+    with pytest.raises(DataError, match="cannot be read"):
+        (cut, *_) = load_cuts(speech / "live" / "train.cuts.jsonl.gz")
+        cut.recording.sources[0].source = str(tmp_path / "gone.flac")
+        Utterances(FrontEnd.load(speech / "live" / "front_end.json"), Tokenizer(speech / "tokenizer" / "tokenizer.model"))[[cut]]
+
+
+def test_features_are_the_same_stored_and_computed_on_the_fly(speech):
+    front_end, tokenizer = FrontEnd.load(speech / "live" / "front_end.json"), Tokenizer(speech / "tokenizer" / "tokenizer.model")
+    stored, live = (list(load_cuts(speech / name / "train.cuts.jsonl.gz"))[:5] for name in ("stored", "live"))
+    dataset = Utterances(front_end, tokenizer)
+    one, other = dataset[stored], dataset[live]
+    assert torch.equal(one.lengths_b, other.lengths_b) and torch.equal(one.targets, other.targets)
+    assert (one.features_btf - other.features_btf).abs().max() < 0.05
+    on_device = replace(dataset, on_device=True)[live].batch(front_end.to(torch.device("cpu")))
+    assert torch.equal(on_device.features_btf, other.features_btf)
+
+
+def test_a_manifest_longer_than_the_samplers_buffer_has_its_shards_in_random_order(speech, tmp_path):
+    settings = ["features.jobs=1", "features.shard_utterances=1", "features.stored=false"]
+    stage_command.run("features", f"corpus_dir={speech / 'corpus'}", f"out={tmp_path}", *settings)
+    ids = [cut.id for cut in load_cuts(tmp_path / "train.cuts.jsonl.gz")]
+    known = [cut.id for cut in load_cuts(speech / "corpus" / "train.cuts.jsonl.gz")]
+    assert ids != known and sorted(ids) == sorted(known)
+    assert [cut.id for cut in load_cuts(tmp_path / "dev.cuts.jsonl.gz")] == [f"dev-{i}" for i in range(4)]
+
+
+def test_speed_noise_and_rooms(speech, noises):
+    cuts = load_cuts(speech / "live" / "train.cuts.jsonl.gz")
+    first, again, next_epoch = ([cut.duration for cut in perturb.at_speeds(cuts, [0.9, 1.0, 1.1], 0, epoch)] for epoch in (0, 0, 1))
+    plain = [cut.duration for cut in cuts]
+    ratios = {round(a / b, 2) for a, b in zip(plain, first, strict=True)}
+    assert first == again != next_epoch and ratios == {0.9, 1.0, 1.1}
+
+    said, other = noise(2.0, 1), noise(2.0, 2)
+    mixed = perturb.with_noise(said, other, 10.0)
+    assert 10 * np.log10(np.square(said).mean() / np.square(mixed - said).mean()) == pytest.approx(10.0, abs=0.01)
+    response = np.zeros(800, np.float32)
+    response[[100, 500]] = 1.0, 0.3
+    heard = perturb.in_room(said, response)
+    assert heard.shape == said.shape and np.argmax(np.correlate(heard, said[:-2000], "valid")) == 0
+    assert np.square(heard).mean() == pytest.approx(np.square(said).mean(), rel=1e-3)
+
+    changed = perturb.Perturbation(Train(noise_p=1.0), perturb.recordings(str(noises), "noise"), [])
+    assert np.array_equal(changed(said, "a"), changed(said, "a")) and not np.array_equal(changed(said, "a"), changed(said, "b"))
+    assert not np.array_equal(changed(said, "a"), replace(changed, epoch=1)(said, "a"))
+    with pytest.raises(ConfigError, match="speeds"):
+        Train(speeds=[0.1])

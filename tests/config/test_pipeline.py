@@ -69,6 +69,22 @@ def test_a_sweep_is_in_hydra_s_grammar():
     assert all("u55_" in id for id in ids)
 
 
+def test_the_points_of_a_large_sweep_are_what_each_is_by_itself():
+    """They are put together of groups that were composed once; by itself, a point is composed as a whole."""
+    settings = {"overrides": "calib.seed=7 train.epochs=3"}
+    sweep = "quant=int8_pc quant.per_channel=true,false calib=hist64,minmax64 calib.utterances=8,16 target=u85_256,u55_256"
+    found = variants({**settings, "sweep": sweep})
+    assert len(found) == 16
+    for variant in (found[0], found[6], found[15]):
+        assert variants({**settings, "sweep": " ".join(variant.overrides[2:])}) == [variant]
+    assert found[15].scheme == "int8_pc+per_channel=False-minmax64+seed=7+utterances=16-5s" and found[15].target == "u55_256"
+
+
+def test_a_value_that_is_taken_from_another_group_follows_each_point():
+    found = variants({"overrides": "quant.scheme=${target.name}", "sweep": "target=u85_256,u55_256 calib.utterances=8,16"})
+    assert [v.config["quant"]["scheme"] for v in found] == ["u85_256", "u85_256", "u55_256", "u55_256"]
+
+
 def test_an_override_is_in_the_name_of_what_it_changes():
     (variant,) = variants({"overrides": "train.epochs=3 calib.seed=7", "sweep": "quant=int8_pc"})
     assert variant.id == "conformer_xs-synth-quick+epochs=3/int8_pc-hist64+seed=7-5s/u85_256"
@@ -225,6 +241,8 @@ def test_what_a_search_proposes_is_a_variant_that_its_stages_understand():
         ({"overrides": "model.subsampling_channels=32"}, "subsampling_channels"),
         ({"sweep": "quant=a16w8 target=host"}, "u85_256"),
         ({"sweep": "target=u99_1"}, "u85_256"),
+        ({"sweep": "calib=hist64,minmax64 calib.utterance=8,16"}, "calib.utterance"),
+        ({"sweep": "calib=hist64,minmax64 calib.utterances=0,8"}, "at least 1"),
         ({"sweep": "evaluation.bootstrap=0,1"}, "evaluation cannot be swept"),
         ({"decode": "lm"}, "add decode.lm=FILE, or choose decode=beam"),
         ({"decode": "beam", "overrides": "decode.beam_size=0"}, "beam_size=0: must be at least 1"),

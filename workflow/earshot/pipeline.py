@@ -6,17 +6,17 @@ Only Hydra is needed here, no torch: Snakemake imports this module whenever it r
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from earshot import composing
-from earshot.config import Imported, NpuForm, Pipeline, check_left_context, check_qat, typed
+from earshot import assembling, composing
+from earshot.config import Imported, NpuForm, Pipeline, check_left_context, check_qat
 from earshot.config.search import BUILDING
 from earshot.errors import ConfigError
 from earshot.hydra_words import hydra_value, readable
@@ -97,7 +97,7 @@ class Variant:
         """The groups that decide what comes out: not every scheme is calibrated."""
         return [group for group in self.groups if group != "calib" or self.calibrated]
 
-    @property
+    @functools.cached_property
     def names(self) -> dict[str, str]:
         """The components of the paths under results/, by wildcard."""
         return {name: getattr(self, name) for name in NAMES}
@@ -130,8 +130,8 @@ def variants(settings: Mapping[str, Any]) -> list[Variant]:
     base = base_overrides(settings)
     try:
         with composing.configuration():
-            sweeps = [settings["sweep"]] if settings.get("sweep") else composing.composed(base).sweep
-            found = [_variant([*base, *point]) for text in sweeps or [""] for point in composing.points(text)]
+            sweeps = [settings["sweep"]] if settings.get("sweep") else assembling.composed(base).values["sweep"]
+            found = _variants(base, [point for text in sweeps or [""] for point in composing.points(text)])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from error
     by_id: dict[str, Variant] = {}
@@ -161,13 +161,14 @@ def base_overrides(settings: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _variant(overrides: list[str]) -> Variant:
-    cfg = composing.composed(overrides)
-    choices = {group: cfg.hydra.runtime.choices[group] for group in GROUPS}
-    OmegaConf.set_readonly(cfg, False)
-    OmegaConf.set_struct(cfg, False)
-    del cfg["hydra"]
-    config: Pipeline = typed(cfg)
+def _variants(first: Sequence[str], points: Sequence[Sequence[str]]) -> list[Variant]:
+    """The variants of points that have their first words in common."""
+    made = assembling.composed_points(first, points)
+    return [_variant(point, (*first, *words)) for point, words in zip(made, points, strict=True)]
+
+
+def _variant(point: assembling.Point, overrides: tuple[str, ...]) -> Variant:
+    choices, config = {group: point.choices[group] for group in GROUPS}, point.typed()
     _check_imported(config.imported)
     _check_lexicon(config)
     if config.target.family not in config.quant.families:
@@ -175,15 +176,15 @@ def _variant(overrides: list[str]) -> Variant:
         raise ConfigError(f"quant={choices['quant']} cannot be lowered to target={choices['target']}; targets that can take it: {possible}")
     check_left_context(config.window, config.model, config.quant, config.target.family)
     check_qat(config.window, config.model, config.quant, config.target.family)
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    chosen = composing.options(choices)
+    resolved, chosen = point.values, composing.options(choices)
     differences = {group: _difference(chosen[group], resolved[group]) for group in GROUPS}
-    for key in differences["decode"].keys() - config.decode.reads:
-        resolved["decode"][key] = chosen["decode"][key]
-        del differences["decode"][key]
+    unread = differences["decode"].keys() - config.decode.reads
+    resolved["decode"] = {**resolved["decode"], **{key: chosen["decode"][key] for key in unread}}
+    differences["decode"] = {key: value for key, value in differences["decode"].items() if key not in unread}
     for of_groups in (resolved, differences):
-        form = {key: of_groups["model"].pop(key) for key in FORM_KEYS if key in of_groups["model"]}
-        of_groups[FORM] = form if config.quant.takes_npu_form(config.target.family) else {}
+        values, takes_form = of_groups["model"], config.quant.takes_npu_form(config.target.family)
+        of_groups["model"] = {key: value for key, value in values.items() if key not in FORM_KEYS}
+        of_groups[FORM] = {key: value for key, value in values.items() if key in FORM_KEYS and takes_form}
     names = {group: choices[group] + suffix(differences[group]) for group in GROUPS}
     if differences["quant"].get("scheme", "").startswith(SEARCHED):  # a digest of its parts
         further = {key: value for key, value in differences["quant"].items() if key not in MADE_UP}
@@ -217,14 +218,14 @@ def _variant(overrides: list[str]) -> Variant:
         choices=choices,
         config={group: resolved[group] for group in (*GROUPS, FORM, "imported", "export", "experiment_name")},
         differences=differences,
-        overrides=tuple(overrides),
+        overrides=overrides,
     )
 
 
 def proposed(variant: Variant, proposals: Iterable[Proposal]) -> list[Variant]:
     """What a search of `variant` has proposed, as variants of their own."""
     with composing.configuration():
-        return [_variant([*variant.overrides, *_words(one)]) for one in proposals]
+        return _variants(variant.overrides, [_words(one) for one in proposals])
 
 
 def _words(proposal: Proposal) -> list[str]:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from shlex import quote
 
@@ -30,9 +31,17 @@ wildcard_constraints:
     **({name: "[^/]+" for name in NAMES} | {"decoding": "(-[^/]+)?"}),
 
 
+@cache
+def by_names(*keys):
+    """The variants that the configuration asks for, by some of their names: the first of those that share them."""
+    return {tuple(v.names[key] for key in keys): v for v in reversed(VARIANTS)}
+
+
 def owner(wildcards):
     """A variant with the names of the wildcards: all such variants agree in the values that the rule reads."""
-    return next(v for v in all_variants() if all(v.names[key] == value for key, value in wildcards.items() if key in v.names))
+    names = {key: value for key, value in wildcards.items() if key in NAMES}
+    asked_for = by_names(*names).get(tuple(names.values()))
+    return asked_for or next(v for v in proposed_so_far() if all(v.names[key] == value for key, value in names.items()))
 
 
 def all_variants():

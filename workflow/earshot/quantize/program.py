@@ -15,7 +15,7 @@ from torch.fx.traceback import NodeSource
 from earshot import left_context
 from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
-from earshot.files import atomic, read_json
+from earshot.files import atomic, damage, read_json, sha256
 from earshot.model.subsampling import OutputGrid
 from earshot.quantize.tracing import lean_tracing, quiet, remembered_hints, unrehearsed_saving
 from earshot.tokenizer import read_pieces
@@ -125,17 +125,33 @@ def read(path: str | Path) -> ExportedProgram:
     Raises:
         ArtifactError: absent, damaged or something else.
     """
-    path = Path(path)
+    path, remedy = Path(path), "delete it and run the step that makes it again"
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; run the quantize step, or correct the path")
+    if reason := damage(path):
+        raise ArtifactError(f"{path}: damaged or no torch.export program ({reason}); {remedy}")
     try:
         with quiet(), remembered_hints():
             return torch.export.load(path)
     except Exception as error:  # whatever the archive and tensor readers find wrong with the bytes
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ArtifactError(
-            f"{path}: damaged or no torch.export program ({reason}); delete it and run the step that makes it again"
-        ) from error
+        raise ArtifactError(f"{path}: damaged or no torch.export program ({reason}); {remedy}") from error
+
+
+def read_made(program_dir: Path, report: dict[str, Any], n_mels: int, outputs: int) -> ExportedProgram:
+    """The program of a program directory, checked against `report`, its quantize.json.
+
+    Raises:
+        ArtifactError: absent, damaged, or not the one that the report is of.
+    """
+    path = program_dir / PROGRAM
+    exported = read(path)
+    if sha256(path) != report["program_sha256"]:
+        raise ArtifactError(f"{path}: damaged, or not the one that {REPORT} is of; delete it and run the quantize step again")
+    cache = (1, *report["cache"]["shape"]) if report.get("cache") else None
+    grid = OutputGrid(report["subsampling_stages"])
+    check_fits(exported, path, report["window_frames"], n_mels, grid, outputs, report["quantize"], cache)
+    return exported
 
 
 def _shapes(exported: ExportedProgram, names: Iterable[str], path: str | Path, what: str) -> list[list[int]]:
@@ -198,8 +214,7 @@ class Program:
     def __init__(self, program_dir: Path, report: dict[str, Any]) -> None:
         self.front_end, self.pieces = FrontEnd.load(program_dir / FRONT_END), read_pieces(program_dir / PIECES)
         self.window_frames, self.grid = int(report["window_frames"]), OutputGrid(report["subsampling_stages"])
-        exported, path = read(program_dir / PROGRAM), program_dir / PROGRAM
-        check_report(exported, path, report, self.front_end.n_mels, len(self.pieces))
+        exported = read_made(program_dir, report, self.front_end.n_mels, len(self.pieces))
         self._module = exported.module(check_guards=False)
 
     @torch.no_grad()
@@ -218,14 +233,6 @@ class ProgramWithCache(Program):
     def __call__(self, features: torch.Tensor, cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits, cache = self._module(features[None], cache[None])
         return logits[0], cache[0]
-
-
-def check_report(exported: ExportedProgram, path: str | Path, report: dict[str, Any], n_mels: int, outputs: int) -> None:
-    """`check_fits` with what a program's report says of it."""
-    cache = (1, *report["cache"]["shape"]) if report.get("cache") else None
-    check_fits(
-        exported, path, report["window_frames"], n_mels, OutputGrid(report["subsampling_stages"]), outputs, report["quantize"], cache
-    )
 
 
 def load(program_dir: str | Path) -> Program:

@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from earshot import config
 from earshot.errors import EarshotError
+from earshot.files import storage_error
 
 
 def text_keys(schema: type, prefix: str = "") -> Iterator[str]:
@@ -61,6 +62,11 @@ def stage(name: str, group: str | None = None) -> Callable[[Callable[[Any], None
                 function(config.typed(cfg))
             except EarshotError as error:
                 sys.exit(f"earshot {name}: {error}")
+            except OSError as error:
+                told = storage_error(error, "a file of this step")
+                if told is None:
+                    raise
+                sys.exit(f"earshot {name}: {told}")
             except KeyboardInterrupt:
                 print(f"earshot {name}: interrupted; what was done so far is kept where the stage can resume", file=sys.stderr)
                 os._exit(130)

@@ -13,8 +13,6 @@ from variants_on_disk import VARIANTS, write_results
 from earshot.mlflow_store import Store
 
 HOLD = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN ' + sys.argv[2]); print('held', flush=True); input()"
-    "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN ' + sys.argv[2]); print('held', flush=True); sys.stdin.read()"
-)
 
 
 @pytest.mark.parametrize("kind", ["EXCLUSIVE", "IMMEDIATE"])  # none may read, or none may write

@@ -36,5 +36,5 @@ def noises(tmp_path_factory) -> Path:
     for split, count in (("train", UTTERANCES), ("dev", 2), ("test", 1)):
         write_corpus(folder / "corpus", [1.5 + 0.1 * i for i in range(count)], texts[:count], split)
     stage_command.run("features", *features_of(folder, folder / "features"))
-    stage_command.run("tokenizer", f"corpus_dir={folder / 'corpus'}", f"out={folder / 'tokenizer'}", "tokenizer.vocab_size=20")
+    stage_command.run("tokenizer", f"corpus_dir={folder / 'corpus'}", f"out={folder / 'tokenizer'}", "tokenizer.vocab_size=18")
     return folder

@@ -80,7 +80,7 @@ def test_libraries_that_do_not_say_why_they_cannot_write(tmp_path):
 @pytest.mark.parametrize("stage", ["tokenizer", "features", "train"])
 def test_results_that_may_not_be_written_are_named(noises, tmp_path, stage):
     words = {
-        "tokenizer": lambda out: [f"corpus_dir={noises / 'corpus'}", f"out={out}", "tokenizer.vocab_size=20"],
+        "tokenizer": lambda out: [f"corpus_dir={noises / 'corpus'}", f"out={out}", "tokenizer.vocab_size=18"],
         "features": lambda out: features_of(noises, out),
         "train": lambda out: training_of(noises, out),
     }[stage]

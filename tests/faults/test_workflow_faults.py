@@ -80,4 +80,4 @@ def test_the_same_seed_gives_the_same_bits(whole, tmp_path):
     assert run.process.returncode == 0, output
     found, wanted = digests(tmp_path), digests(whole)
     assert len([name for name in found if name.endswith("model.pte")]) == 2
-    assert found == {name: wanted[name] for name in found}
+    assert not [name for name in found if found[name] != wanted[name]]

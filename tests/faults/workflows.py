@@ -36,13 +36,9 @@ class Running:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
 
-    def kill_after(self, rule: str, number: int, seconds: float) -> bool:
-        """Kill all so many seconds after the given job of this rule began; False where none began, or all ended before."""
-        for line in self.lines():
-            number -= line.split() in (["rule", f"{rule}:"], ["localrule", f"{rule}:"])
-            if number == 0:
-                break
-        else:
+    def kill_after(self, rule: str, seconds: float) -> bool:
+        """Kill all so many seconds after a job of this rule began; False where none began, or all had ended by then."""
+        if not any(line.split()[:2] in (["rule", f"{rule}:"], ["localrule", f"{rule}:"]) for line in self.lines()):
             self.process.wait()
             return False
         threading.Thread(target=self.process.stdout.read, daemon=True).start()  # a full pipe would hold it up

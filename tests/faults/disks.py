@@ -27,7 +27,7 @@ def small(folder: Path, size: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a file that could not be written may still be open
 
 
 def remount(folder: Path, options: str) -> None:

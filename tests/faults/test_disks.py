@@ -45,11 +45,11 @@ def test_a_training_outlives_a_full_disk(noises, tmp_path, capsys, monkeypatch):
     with disks.small(tmp_path / "disk", "4m") as disk:
         save, full = TwoGenerations.save_checkpoint, disk / "full"
 
-        def filling(self: TwoGenerations, content: dict, path: Path, options: object = None) -> None:
+        def filling(self: TwoGenerations, content: dict, path: Path, storage_options: object = None) -> None:
             if content["global_step"] == 3:
                 free = os.statvfs(disk)
                 full.write_bytes(b"0" * (free.f_bavail * free.f_frsize - (16 << 10)))  # the curves, of some KiB, still find room
-            save(self, content, path, options)
+            save(self, content, path, storage_options)
 
         monkeypatch.setattr(TwoGenerations, "save_checkpoint", filling)
         message = fails("train", *training_of(noises, disk / "model"))

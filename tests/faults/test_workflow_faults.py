@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -24,6 +25,12 @@ def files(directory: Path) -> list[Path]:
     return [path for path in (directory / "results").rglob("*") if path.is_file()]
 
 
+def date(paths: list[Path], seconds: float) -> None:
+    """Date files so many seconds later than they are."""
+    for path in paths:
+        os.utime(path, (path.stat().st_mtime + seconds, path.stat().st_mtime + seconds))
+
+
 @pytest.mark.slow
 def test_of_two_at_once_the_second_is_told(tmp_path):
     first = Running(tmp_path)
@@ -37,24 +44,17 @@ def test_of_two_at_once_the_second_is_told(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("days", [-4000, 4000])
-def test_a_clock_that_jumped_between_two_runs_builds_nothing_again(again, days):
-    for path in files(again):
-        times = path.stat().st_mtime + days * DAY_S
-        os.utime(path, (times, times))
-    assert "Nothing to be done" in snakemake(again).stdout
-
-
-@pytest.mark.slow
-def test_of_files_from_the_future_something_new_can_be_made(again):
-    """While a clock is ahead a variant is measured; then it is set right, and what is made of it is older than it is."""
-    for path in (again / "results" / "variants").rglob("metrics.json"):
-        os.utime(path, (time.time() + DAY_S, time.time() + DAY_S))
-    (again / "results" / "report" / "variants.txt").unlink()
-    done = snakemake(again, "results/report/variants.txt")
-    assert "dated in the future" in done.stdout
-    assert "Nothing to be done" in snakemake(again, "results/report/variants.txt").stdout
-    assert not [path for path in files(again) if path.stat().st_mtime > time.time()]
+def test_clocks_that_jump(tmp_path):
+    """The corpus is made while a clock is ahead; then it is set right, and what is made of the corpus is older than it is."""
+    pattern = r"results/tokenizer/\S+/tokenizer\.model"
+    tokenizer = re.search(pattern, snakemake(tmp_path, "--dry-run").stdout)[0].rstrip(",")
+    snakemake(tmp_path, "--until", "corpus")
+    date(files(tmp_path), DAY_S)
+    assert "dated in the future" in snakemake(tmp_path, tokenizer).stdout
+    assert not [path for path in files(tmp_path) if path.stat().st_mtime > time.time()]
+    for days in (-4000, 8000):
+        date(files(tmp_path), days * DAY_S)
+        assert "Nothing to be done" in snakemake(tmp_path, tokenizer).stdout
 
 
 @pytest.mark.slow

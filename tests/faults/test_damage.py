@@ -21,7 +21,7 @@ def flip(path: Path, part: float = 0.5) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("part", [0.05, 0.5, 0.99])
+@pytest.mark.parametrize("part", [0.5, *(pytest.param(part, marks=pytest.mark.slow) for part in (0.05, 0.99))])
 def test_a_shard_of_features(noises, tmp_path, part, capfd):
     features = tmp_path / "features"
     run("features", *features_of(noises, features))

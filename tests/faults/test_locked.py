@@ -15,7 +15,8 @@ from earshot.mlflow_store import Store
 HOLD = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN ' + sys.argv[2]); print('held', flush=True); input()"
 
 
-@pytest.mark.parametrize("kind", ["EXCLUSIVE", "IMMEDIATE"])  # none may read, or none may write
+# None may read, or none may write.
+@pytest.mark.parametrize("kind", ["EXCLUSIVE", pytest.param("IMMEDIATE", marks=pytest.mark.slow)])
 def test_a_locked_database_is_told_and_nothing_is_lost(tmp_path, kind):
     write_results(tmp_path)
     path = tmp_path / "mlflow.db"

@@ -110,8 +110,9 @@ def save(exported: ExportedProgram, path: str | Path) -> None:
     for node in exported.graph.nodes:
         if "from_node" in node.meta:
             node.meta["from_node"] = [_origin(source) for source in node.meta["from_node"]]
-    with atomic(path) as temporary, quiet(), unrehearsed_saving():
-        torch.export.save(exported, temporary)
+    # PyTorch writes the name of a file that it opens itself into it, and the temporary one is another each time.
+    with atomic(path) as temporary, open(temporary, "w+b") as stream, quiet(), unrehearsed_saving():
+        torch.export.save(exported, stream)
 
 
 def _results(exported: ExportedProgram, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -1,4 +1,4 @@
-"""The same seed gives the same program, bit by bit, in another process where texts hash otherwise. Of a whole run: test_workflow_faults.py."""
+"""The same seed gives the same program, bit by bit, in another process where texts hash otherwise."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def programs(folder: Path, out: Path, target: str, seed: int) -> dict[str, str]:
 @pytest.mark.parametrize("target", ["host", "u85_256"])
 def test_programs_are_the_same_bit_by_bit(tmp_path, target):
     write_model(tmp_path / "model")
-    write_corpus(tmp_path / "corpus", [2.0, 3.0, 2.5], ["TURN ON", "STOP", "GO"], "train")
+    for split in ("train", "dev", "test"):
+        write_corpus(tmp_path / "corpus", [2.0, 3.0, 2.5], ["TURN ON", "STOP", "GO"], split)
     one, other = (programs(tmp_path, tmp_path / str(seed), target, seed) for seed in (1, 2))
     assert Path("variant/model.pte") in one
     assert one == other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,18 +99,27 @@ def reexport(converted: torch.fx.GraphModule, *shapes: Shape) -> ExportedProgram
         return torch.export.export(converted, tuple(map(torch.zeros, shapes)), strict=False)
 
 
-def _origin(source: NodeSource) -> NodeSource:
-    """Where the provenance of a node begins: the only part that is asked for, of chains that take a quarter of a file."""
+def _origin(source: NodeSource, graphs: dict[int, int]) -> NodeSource:
+    """Where the provenance of a node begins: the only part that is asked for, of chains that take a quarter of a file.
+
+    What names its graph there is an address in memory, another in each process: it gives way to a number, noted in `graphs`.
+    """
     while source.from_node:
         source = source.from_node[-1]
-    return source
+    if source.node_info is None:
+        return source
+    origin = copy.copy(source)
+    origin.node_info, origin._dict = copy.copy(source.node_info), None  # the second is what it remembers of having been written
+    origin.node_info.graph_id = graphs.setdefault(source.graph_id, len(graphs))
+    return origin
 
 
 def save(exported: ExportedProgram, path: str | Path) -> None:
     """Write a program to `path` (.pt2). What is read back computes the same, bit by bit (tests/unit/test_quantize.py)."""
+    graphs: dict[int, int] = {}
     for node in exported.graph.nodes:
         if "from_node" in node.meta:
-            node.meta["from_node"] = [_origin(source) for source in node.meta["from_node"]]
+            node.meta["from_node"] = [_origin(source, graphs) for source in node.meta["from_node"]]
     # PyTorch writes the name of a file that it opens itself into it, and the temporary one is another each time.
     with atomic(path) as temporary, open(temporary, "w+b") as stream, quiet(), unrehearsed_saving():
         torch.export.save(exported, stream)

@@ -15,9 +15,10 @@ from earshot.features import FrontEnd
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests that share an expensive fixture run in one of the processes: those of a file, and all that look at the tiny workflow."""
+    """Tests that share an expensive fixture run in one of the processes: those of a file, and all that look at one tiny workflow."""
     if not item.get_closest_marker("xdist_group"):
-        item.add_marker(pytest.mark.xdist_group("dag" if item.path.parent.name == "dag" else item.path.stem))
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder in ("dag", "faults") else item.path.stem))
 
 
 @pytest.fixture(autouse=True)

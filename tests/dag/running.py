@@ -25,7 +25,7 @@ def snakemake(
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(directory)]
     command += ["--cores", "2", *arguments, "--config", f"overrides={' '.join(TINY)} {overrides}", f"sweep={sweep}"]
     command += [f"{key}={value}" for key, value in config.items()]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=800)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=3600)
     assert not check or done.returncode == 0, done.stdout
     return done
 

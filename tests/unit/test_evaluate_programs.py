@@ -154,8 +154,8 @@ def test_a_variant_of_an_npu_is_sent_to_its_program(built, tmp_path):
 
 def test_the_graph_of_an_earlier_program_is_refused(built, tmp_path):
     shutil.copytree(built / "int8_pc", tmp_path / "int8_pc")
-    report = json.loads((tmp_path / "int8_pc" / "quantize.json").read_text())
-    (tmp_path / "int8_pc" / "quantize.json").write_text(json.dumps({**report, "program_sha256": "0" * 64}))
+    report = json.loads((tmp_path / "int8_pc" / "graph.json").read_text())
+    (tmp_path / "int8_pc" / "graph.json").write_text(json.dumps({**report, "program_sha256": "0" * 64}))
     with pytest.raises(SystemExit, match=r"graph\.json: .* run the tosa step again"):
         figures(built, "program", tmp_path / "int8_pc", tmp_path / "x.json")
 

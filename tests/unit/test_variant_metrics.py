@@ -80,7 +80,7 @@ def test_figures_are_those_of_what_the_device_runs():
 def test_stage_writes_and_refuses(tmp_path):
     names = ("float", "program", "variant", "lower")
     for name, part in zip(names, parts("int8_pc", "u85_256", 0.1), strict=True):
-        write_json(tmp_path / f"{name}.json", part)
+        write_json(tmp_path / f"{name}.json", part | {"environment": {"torch": name}})
     (tmp_path / "config.yaml").write_text("quant: {scheme: int8_pc, quantize: true}\nurl: 'sqlite:///a=b'\n")
     words = ["variant='m/s+calib.n=8/u85_256'", "corpus_id=synth", "choices={quant: int8_pc, calib: 'hist64'}"]
     words += (
@@ -97,6 +97,10 @@ def test_stage_writes_and_refuses(tmp_path):
     assert (written["model"], written["target"], written["corpus"]) == ("m", "u85_256", "synth")
     assert written["choices"] == {"quant": "int8_pc", "calib": "hist64"} and written["config"]["url"] == "sqlite:///a=b"
     assert written["accuracy"]["integer_graph"]["wer"] == 0.1 and written["npu"]["flash_kib"] == 1210.0
+
+    beside = read_json(tmp_path / "environment.json")
+    assert beside["lowering"] == {"torch": "lower"} and beside["metrics"]["torch"] and beside["metrics"]["processor"]
+    assert "environment" not in written, "what MLflow and Snakemake compare depends on no machine"
 
     assert "wer_difference" not in written["accuracy"]["integer_graph"], "there are no tables of utterances"
 

@@ -17,6 +17,10 @@ class ArtifactError(EarshotError):
     """A checkpoint, program or graph that is damaged or does not fit the rest."""
 
 
+class StorageError(EarshotError):
+    """A disk that is full, or a file or folder that may not be written."""
+
+
 class TrainingError(EarshotError):
     """A training that cannot go on as it is."""
 

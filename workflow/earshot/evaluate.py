@@ -31,6 +31,7 @@ from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.decoders import Decoder, Hypothesis
 from earshot.errors import ArtifactError, ConfigError, DataError
 from earshot.files import read_json, write_json
+from earshot.provenance import provenance
 from earshot.recognizers import Form
 
 GRAPH_FORM = "integer_graph"
@@ -95,6 +96,7 @@ def evaluate(cfg: EvaluateStage) -> None:
             **head,
             "accuracy": accuracy,
             **host,
+            "environment": provenance(),
             **judged,
             "window_s": cfg.window.seconds,
             "seconds": round(time.monotonic() - started, 3),

@@ -3,17 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import gzip
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from earshot import SCHEMA_VERSION
-from earshot.errors import ArtifactError
+from earshot.errors import ArtifactError, EarshotError, StorageError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+FULL_BYTES = 1 << 20  # with less free space than this, what a library could not write is put down to it
+
+
+def storage_error(error: Exception, path: str | Path) -> StorageError | None:
+    """What is to be told of a failure to write `path`: None where neither space nor the right to write was lacking.
+
+    Libraries in native code say so by errors of their own: then the free space is looked at.
+    """
+    code = error.errno if isinstance(error, OSError) else None
+    named, said = str(getattr(error, "filename", None) or path), ""
+    if code is None:
+        folder = next((one for one in Path(named).absolute().parents if one.is_dir()), Path("/"))
+        code = errno.ENOSPC if shutil.disk_usage(folder).free < FULL_BYTES else None
+        said = f", {type(error).__name__}: {' '.join(str(error).split())[:100]}"
+    if code in NO_SPACE:
+        return StorageError(f"{named}: cannot be written ({os.strerror(code)}{said}); free some space there and run this step again")
+    if code in NO_RIGHT:
+        return StorageError(f"{named}: {os.strerror(code)}; let this user write there and run this step again")
+    return None
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """
+    Raises:
+        StorageError: in the block, `path` could not be written, since the disk is full or does not allow it.
+    """
+    try:
+        yield
+    except EarshotError:
+        raise
+    except Exception as error:
+        told = storage_error(error, path)
+        if told is None:
+            raise
+        raise told from error
 
 
 @contextlib.contextmanager
@@ -21,30 +64,38 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes the place of `path` when the block ends without an error.
 
     The temporary name keeps the suffixes of `path`, since some writers choose their format by them.
+
+    Raises:
+        StorageError: the disk is full, or may not be written to.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 @contextlib.contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that replaces the folder `path` when the block ends without an error."""
+    """A temporary folder beside `path` that replaces the folder `path` when the block ends without an error.
+
+    Raises:
+        StorageError: the disk is full, or may not be written to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    temporary.chmod(0o755)  # mkdtemp lets nobody else read
-    try:
+    with writing(path), contextlib.ExitStack() as ending:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        ending.callback(shutil.rmtree, temporary, ignore_errors=True)
+        temporary.chmod(0o755)  # mkdtemp lets nobody else read
         yield temporary
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
@@ -76,3 +127,20 @@ def sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def gzip_writer(path: str | Path) -> Iterator[gzip.GzipFile]:
+    """A stream of bytes into `path` (.gz), which appears when the block ends without an error; the same bytes give the same file."""
+    with atomic(path) as temporary, open(temporary, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as stream:
+        yield stream
+
+
+def damage(path: str | Path) -> str | None:
+    """What is wrong with a ZIP archive, as PyTorch writes them, by its checksums, which PyTorch does not look at; None if nothing is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
+        return str(error) or type(error).__name__
+    return broken and f"the checksum of {broken} in it is wrong"

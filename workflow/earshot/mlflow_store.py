@@ -32,6 +32,7 @@ BATCH_METRICS, BATCH_PARAMS, PARAM_CHARACTERS = 1000, 100, 500
 ORDER = ["attributes.start_time ASC", "attributes.run_id ASC"]
 QUIET_LOGGERS = ("mlflow", "alembic", "urllib3.connectionpool")
 
+LOCKED = "database is locked"  # in SQLite's words
 REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
 
 Key = tuple[str, str]  # kind of run, id of what it shows
@@ -54,6 +55,8 @@ def reported(uri: str) -> Iterator[None]:
         remedy = "start the server or choose another store (tracking=sqlite, tracking=server, tracking.uri=...)"
         if getattr(error, "error_code", "") in REFUSED or "not authenticated" in what:
             remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, for a user who may write there"
+        elif LOCKED in what:
+            what, remedy = LOCKED, f"another process writes to it; wait for it, or find and end it (fuser {uri.removeprefix(SQLITE)})"
         raise TrackingError(
             f"{uri}: MLflow cannot be used ({what}); nothing is lost, the figures stand in the metrics.json files: "
             f"{remedy}, and run this step again"

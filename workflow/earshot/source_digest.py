@@ -12,8 +12,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 NAME = PACKAGE.name
-# They say what a value may be and how an error reads, not what is computed; the values themselves are parameters of the rules.
-NEUTRAL = {"config", "errors", "stages"}
+# They say what a value may be, how an error reads and where a result comes from, not what is computed; the values themselves are parameters
+# of the rules.
+NEUTRAL = {"config", "errors", "provenance", "stages"}
 
 
 def module_file(module: str) -> Path | None:

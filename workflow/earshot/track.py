@@ -154,7 +154,8 @@ def _same(live: float, written: float) -> bool:
 def variant_entry(path: Path, content: dict[str, Any], log_pte: bool) -> Entry:
     """The run of a variant, from its metrics.json and the files beside it."""
     folder = path.parent
-    files = [path, *(file for pattern in VARIANT_FILES for file in sorted(folder.glob(pattern)))]
+    files = [path, *(file for file in [variant_metrics.environment(path)] if file.exists())]
+    files += [file for pattern in VARIANT_FILES for file in sorted(folder.glob(pattern))]
     of_program = variant_metrics.program_dir(content, folder)
     utterances = UTTERANCES.format(path.stem.removeprefix("metrics"))
     # What an NPU runs is evaluated with its program, once for all targets.

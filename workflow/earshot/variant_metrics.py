@@ -175,6 +175,11 @@ def expand(entries: Iterable[str | Path]) -> list[Path]:
     return paths
 
 
+def environment(path: str | Path) -> Path:
+    """The environment.json beside a metrics.json, with the same ending of a decoding: what the figures were computed with, and on."""
+    return Path(path).with_name(f"environment{Path(path).stem.removeprefix('metrics')}.json")
+
+
 def program_dir(metrics: dict[str, Any], folder: Path) -> Path:
     """The directory of the program that the variant in `folder` was lowered from."""
     folder = folder.absolute()

@@ -94,11 +94,12 @@ rule metrics:
         variant=host_evaluation,
         parity=parity_ladder,
     output:
-        report(
+        metrics=report(
             "results/variants/{model}/{scheme}/{target}/metrics{decoding}.json",
             category="Variants",
             labels={"model": "{model}", "scheme": "{scheme}", "target": "{target}{decoding}"},
         ),
+        environment="results/variants/{model}/{scheme}/{target}/environment{decoding}.json",
     log:
         "results/logs/metrics/{model}/{scheme}/{target}{decoding}.log",
     conda:
@@ -112,4 +113,4 @@ rule metrics:
     shell:
         "python -m earshot.stages.metrics variant={params.variant:q} corpus_id={params.corpus:q}"
         " choices={params.choices:q} config={params.config:q} lower_json={input.lower:q} float_json={input.float:q}"
-        " program_json={input.program:q} variant_json={input.variant:q} parity_json={input.parity:q} out={output:q} 2>&1 | tee {log:q}"
+        " program_json={input.program:q} variant_json={input.variant:q} parity_json={input.parity:q} out={output.metrics:q} 2>&1 | tee {log:q}"

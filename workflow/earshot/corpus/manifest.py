@@ -58,7 +58,7 @@ class ManifestWriter:
 @contextlib.contextmanager
 def write_cuts(path: str | Path) -> Iterator[ManifestWriter]:
     """A writer for `path` (.jsonl.gz); the file appears when the block ends without an error."""
-    with files.atomic(path) as temporary, open(temporary, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as stream:
+    with files.gzip_writer(path) as stream:
         yield ManifestWriter(stream)
 
 

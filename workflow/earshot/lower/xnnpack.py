@@ -13,13 +13,13 @@ from torch.export import ExportedProgram
 
 from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
-from earshot.files import read_json
+from earshot.files import read_json, sha256
 from earshot.lower import edge
 from earshot.lower.edge import Lowered
 from earshot.model.subsampling import OutputGrid
 from earshot.tokenizer import read_pieces
 
-PTE, PROGRAM_REPORT, FRONT_END, PIECES = "model.pte", "quantize.json", "front_end.json", "tokenizer.pieces"
+PTE, REPORT, PROGRAM_REPORT, FRONT_END, PIECES = "model.pte", "lower.json", "quantize.json", "front_end.json", "tokenizer.pieces"
 
 
 def lower(exported: ExportedProgram) -> Lowered:
@@ -47,6 +47,8 @@ class HostProgram:
         path = variant_dir / PTE
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file; run the lower step")
+        if sha256(path) != read_json(variant_dir / REPORT)["pte_sha256"]:
+            raise ArtifactError(f"{path}: damaged, or not the one that {REPORT} is of; delete it and run the lower step again")
         try:
             self._program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
             self._method = self._program.load_method("forward")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from earshot.model.conformer import Conformer
 from earshot.tokenizer import read_pieces
 
 WEIGHTS, CONFIG, FRONT_END, PIECES = "model.safetensors", "config.yaml", "front_end.json", "tokenizer.pieces"
+DIGEST = "content_sha256"  # in the metadata of the weights
 
 
 @dataclass
@@ -41,9 +43,32 @@ def save(model_dir: str | Path, weights: dict[str, torch.Tensor], config: dict, 
     with atomic(model_dir / CONFIG) as temporary:
         temporary.write_text(yaml.safe_dump(config, sort_keys=False))
     digests = {"front_end_sha256": sha256(model_dir / FRONT_END), "pieces_sha256": sha256(model_dir / PIECES)}
-    with atomic(model_dir / WEIGHTS) as temporary:
-        tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-        safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", "model": json.dumps(config["model"]), **digests})
+    write_weights(model_dir / WEIGHTS, weights, {"model": json.dumps(config["model"]), **digests})
+
+
+def write_weights(path: Path, weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file with a digest of its tensors: the same weights give the same bytes."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    metadata = {"format": "pt", **metadata}
+    content = safetensors.torch.save(tensors, {**metadata, DIGEST: digest(tensors, metadata)})
+    # The library writes the metadata in an order of chance. A file is the length of the header, the header padded with spaces, the tensors.
+    length = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    in_order = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    in_order += b" " * (-len(in_order) % 8)
+    with atomic(path) as temporary, open(temporary, "wb") as stream:
+        stream.write(len(in_order).to_bytes(8, "little") + in_order)
+        stream.write(memoryview(content)[length:])
+
+
+def digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    """Hex digest of tensors, with their names, types and shapes, and of what is said of them."""
+    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        found.update(tensor.cpu().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def load(model_dir: str | Path) -> Recognizer:
@@ -60,19 +85,30 @@ def load(model_dir: str | Path) -> Recognizer:
             raise ArtifactError(f"{model_dir / name}: not the one that {WEIGHTS} was trained with; take both from the same training")
     model = Conformer(Model(**json.loads(metadata["model"])), front_end.n_mels, len(pieces))
     load_weights(model, weights, model_dir / WEIGHTS)
-    config = yaml.safe_load((model_dir / CONFIG).read_text())
+    try:
+        config = yaml.safe_load((model_dir / CONFIG).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"{model_dir / CONFIG}: damaged or absent ({reason}); delete it and run the training step again") from error
     return Recognizer(model.eval(), front_end, pieces, config)
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file."""
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        ArtifactError: it is absent or damaged; where `write_weights` wrote it, any other bit in it is found.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as stream:
-            return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118 (no mapping)
+            tensors, metadata = {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118 (no mapping)
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; run the training step") from None
     except safetensors.SafetensorError as error:
         raise ArtifactError(f"{path}: damaged or no safetensors file ({error}); delete it and run the training step again") from error
+    if DIGEST in metadata and metadata[DIGEST] != digest(tensors, {key: value for key, value in metadata.items() if key != DIGEST}):
+        raise ArtifactError(f"{path}: damaged, not what was written (its {DIGEST} says so); delete it and run the training step again")
+    return tensors, metadata
 
 
 def load_weights(model: Conformer, weights: dict[str, torch.Tensor], source: Path) -> None:

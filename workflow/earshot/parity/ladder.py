@@ -84,8 +84,7 @@ def open_ladder(cfg: ParityStage) -> Ladder:
         raise ConfigError(f"variant_dir={cfg.variant_dir}: of an NPU, whose integer graph lies beside its program; leave variant_dir out")
     recognizer = checkpoint.load(cfg.model_dir)
     reference = recognizers.float_program(recognizer, cfg.window)
-    exported = program.read(folder / program.PROGRAM)
-    program.check_report(exported, folder / program.PROGRAM, report, recognizer.front_end.n_mels, len(recognizer.pieces))
+    exported = program.read_made(folder, report, recognizer.front_end.n_mels, len(recognizer.pieces))
     frames, n_mels = report["window_frames"], recognizer.front_end.n_mels
     known = trained.numbers(recognizer.model, reference.grid.output_frames(frames))
     if report["npu_form"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from torch.fx.traceback import NodeSource
 from earshot import left_context
 from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
-from earshot.files import atomic, read_json
+from earshot.files import atomic, damage, read_json, sha256
 from earshot.model.subsampling import OutputGrid
 from earshot.quantize.tracing import lean_tracing, quiet, remembered_hints, unrehearsed_saving
 from earshot.tokenizer import read_pieces
@@ -98,20 +99,30 @@ def reexport(converted: torch.fx.GraphModule, *shapes: Shape) -> ExportedProgram
         return torch.export.export(converted, tuple(map(torch.zeros, shapes)), strict=False)
 
 
-def _origin(source: NodeSource) -> NodeSource:
-    """Where the provenance of a node begins: the only part that is asked for, of chains that take a quarter of a file."""
+def _origin(source: NodeSource, graphs: dict[int, int]) -> NodeSource:
+    """Where the provenance of a node begins: the only part that is asked for, of chains that take a quarter of a file.
+
+    What names its graph there is an address in memory, another in each process: it gives way to a number, noted in `graphs`.
+    """
     while source.from_node:
         source = source.from_node[-1]
-    return source
+    if source.node_info is None:
+        return source
+    origin = copy.copy(source)
+    origin.node_info, origin._dict = copy.copy(source.node_info), None  # the second is what it remembers of having been written
+    origin.node_info.graph_id = graphs.setdefault(source.graph_id, len(graphs))
+    return origin
 
 
 def save(exported: ExportedProgram, path: str | Path) -> None:
     """Write a program to `path` (.pt2). What is read back computes the same, bit by bit (tests/unit/test_quantize.py)."""
+    graphs: dict[int, int] = {}
     for node in exported.graph.nodes:
         if "from_node" in node.meta:
-            node.meta["from_node"] = [_origin(source) for source in node.meta["from_node"]]
-    with atomic(path) as temporary, quiet(), unrehearsed_saving():
-        torch.export.save(exported, temporary)
+            node.meta["from_node"] = [_origin(source, graphs) for source in node.meta["from_node"]]
+    # PyTorch writes the name of a file that it opens itself into it, and the temporary one is another each time.
+    with atomic(path) as temporary, open(temporary, "w+b") as stream, quiet(), unrehearsed_saving():
+        torch.export.save(exported, stream)
 
 
 def _results(exported: ExportedProgram, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -125,17 +136,33 @@ def read(path: str | Path) -> ExportedProgram:
     Raises:
         ArtifactError: absent, damaged or something else.
     """
-    path = Path(path)
+    path, remedy = Path(path), "delete it and run the step that makes it again"
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; run the quantize step, or correct the path")
+    if reason := damage(path):
+        raise ArtifactError(f"{path}: damaged or no torch.export program ({reason}); {remedy}")
     try:
         with quiet(), remembered_hints():
             return torch.export.load(path)
     except Exception as error:  # whatever the archive and tensor readers find wrong with the bytes
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ArtifactError(
-            f"{path}: damaged or no torch.export program ({reason}); delete it and run the step that makes it again"
-        ) from error
+        raise ArtifactError(f"{path}: damaged or no torch.export program ({reason}); {remedy}") from error
+
+
+def read_made(program_dir: Path, report: dict[str, Any], n_mels: int, outputs: int) -> ExportedProgram:
+    """The program of a program directory, checked against `report`, its quantize.json.
+
+    Raises:
+        ArtifactError: absent, damaged, or not the one that the report is of.
+    """
+    path = program_dir / PROGRAM
+    exported = read(path)
+    if sha256(path) != report["program_sha256"]:
+        raise ArtifactError(f"{path}: damaged, or not the one that {REPORT} is of; delete it and run the quantize step again")
+    cache = (1, *report["cache"]["shape"]) if report.get("cache") else None
+    grid = OutputGrid(report["subsampling_stages"])
+    check_fits(exported, path, report["window_frames"], n_mels, grid, outputs, report["quantize"], cache)
+    return exported
 
 
 def _shapes(exported: ExportedProgram, names: Iterable[str], path: str | Path, what: str) -> list[list[int]]:
@@ -198,8 +225,7 @@ class Program:
     def __init__(self, program_dir: Path, report: dict[str, Any]) -> None:
         self.front_end, self.pieces = FrontEnd.load(program_dir / FRONT_END), read_pieces(program_dir / PIECES)
         self.window_frames, self.grid = int(report["window_frames"]), OutputGrid(report["subsampling_stages"])
-        exported, path = read(program_dir / PROGRAM), program_dir / PROGRAM
-        check_report(exported, path, report, self.front_end.n_mels, len(self.pieces))
+        exported = read_made(program_dir, report, self.front_end.n_mels, len(self.pieces))
         self._module = exported.module(check_guards=False)
 
     @torch.no_grad()
@@ -218,14 +244,6 @@ class ProgramWithCache(Program):
     def __call__(self, features: torch.Tensor, cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits, cache = self._module(features[None], cache[None])
         return logits[0], cache[0]
-
-
-def check_report(exported: ExportedProgram, path: str | Path, report: dict[str, Any], n_mels: int, outputs: int) -> None:
-    """`check_fits` with what a program's report says of it."""
-    cache = (1, *report["cache"]["shape"]) if report.get("cache") else None
-    check_fits(
-        exported, path, report["window_frames"], n_mels, OutputGrid(report["subsampling_stages"]), outputs, report["quantize"], cache
-    )
 
 
 def load(program_dir: str | Path) -> Program:

@@ -27,9 +27,9 @@ from earshot import curves, windows
 from earshot.config import Decode, Qat
 from earshot.corpus.manifest import read_audio
 from earshot.decode import decode
-from earshot.errors import ConfigError
+from earshot.errors import ArtifactError, ConfigError
 from earshot.features import FrontEnd
-from earshot.files import atomic
+from earshot.files import atomic, damage
 from earshot.quantize import fake
 from earshot.quantize.calibrate import Utterance, fit_window
 
@@ -203,6 +203,8 @@ class Training:
     def _resume(self) -> None:
         if not (self.state / STATE).exists():
             return
+        if reason := damage(self.state / STATE):
+            raise ArtifactError(f"{self.state / STATE}: damaged ({reason}); delete it and run the quantize step again, which trains anew")
         content: dict[str, Any] = torch.load(self.state / STATE, weights_only=True)
         self.step, self.best = content["step"], content["best"]
         for name, parameter in self.weights.items():

@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from earshot import config
 from earshot.errors import EarshotError
+from earshot.files import storage_error
 
 # While a command imports torch and ExecuTorch, objects are made that all stay. Python's collector would look through them again, a
 # tenth and more of the time that a command takes to start; `stage` switches it on again, which is called when all is imported.
@@ -70,6 +71,11 @@ def stage(name: str, group: str | None = None) -> Callable[[Callable[[Any], None
                 function(config.typed(cfg))
             except EarshotError as error:
                 sys.exit(f"earshot {name}: {error}")
+            except OSError as error:
+                told = storage_error(error, "a file of this step")
+                if told is None:
+                    raise
+                sys.exit(f"earshot {name}: {told}")
             except KeyboardInterrupt:
                 print(f"earshot {name}: interrupted; what was done so far is kept where the stage can resume", file=sys.stderr)
                 os._exit(130)

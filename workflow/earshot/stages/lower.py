@@ -19,6 +19,7 @@ from earshot.errors import ArtifactError, ConfigError, LoweringError
 from earshot.files import atomic_dir, read_json, sha256, write_json
 from earshot.left_context import FIRST_CACHE
 from earshot.lower import bundle, cycle_report, ethosu, golden, module_names, pte, tosa, vela_database, vela_report
+from earshot.provenance import provenance
 from earshot.stages import stage
 
 QUANTIZE_REPORT, PROGRAM = "quantize.json", "quantized.pt2"
@@ -53,9 +54,7 @@ def host(program_dir: Path, report: dict, folder: Path) -> dict[str, Any]:
     from earshot.lower import xnnpack  # with the runtime and the quantizers, which an NPU's variant does without
     from earshot.quantize import program
 
-    path = program_dir / PROGRAM
-    exported = program.read(path)
-    program.check_report(exported, path, report, report["n_mels"], report["outputs"])
+    exported = program.read_made(program_dir, report, report["n_mels"], report["outputs"])
     try:
         lowered = xnnpack.lower(exported)
     except Exception as error:  # whatever the compiler ends with, the reason is for the report
@@ -126,13 +125,13 @@ def main(cfg: LowerStage) -> None:
         for path in (out / ".lowered").iterdir():
             path.replace(out / path.name)
         (out / ".lowered").rmdir()
-        result.update(lowered, pte_bytes=(out / PTE).stat().st_size)
+        result.update(lowered, pte_bytes=(out / PTE).stat().st_size, pte_sha256=sha256(out / PTE))
         if result["status"] != "ok":
             print(f"{cfg.target.name}: {result['reason']}", file=sys.stderr)
     # From the quantized program to the .pte, the share of all targets of the graph included.
     result["lowering_s"] = round(time.monotonic() - started + graph.get("lowering_s", 0), 2)
     result["peak_rss_mib"] = max(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1), graph.get("peak_rss_mib", 0))
-    write_json(out / REPORT, result)
+    write_json(out / REPORT, {**result, "environment": provenance()})
 
 
 if __name__ == "__main__":

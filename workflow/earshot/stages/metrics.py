@@ -1,4 +1,4 @@
-"""`python -m earshot.stages.metrics`: one metrics.json of a variant out of its evaluations and its lowering."""
+"""`python -m earshot.stages.metrics`: one metrics.json of a variant out of its evaluations and its lowering, and what these ran on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from earshot import SCHEMA_VERSION, metrics, utterance_table, variant_metrics
+from earshot import SCHEMA_VERSION, metrics, provenance, utterance_table, variant_metrics
 from earshot.config import MetricsStage
 from earshot.errors import ConfigError
 from earshot.files import read_json, write_json
@@ -35,6 +35,7 @@ def main(cfg: MetricsStage) -> None:
         ladder=read_json(cfg.parity_json) if cfg.parity_json else None,
     )
     variant_metrics.validate({"schema_version": SCHEMA_VERSION, **content}, cfg.out)
+    write_json(variant_metrics.environment(cfg.out), provenance.of_steps({"lowering": lowering, **evaluations}))
     write_json(cfg.out, content)
 
 

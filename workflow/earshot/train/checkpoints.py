@@ -15,8 +15,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from earshot.errors import ConfigError
-from earshot.files import atomic
+from earshot.errors import ConfigError, StorageError
+from earshot.files import atomic, damage
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -38,7 +38,7 @@ class TwoGenerations(TorchCheckpointIO):
                     os.fsync(stream.fileno())
                 if path.exists():
                     os.replace(path, path.with_name(PREVIOUS))
-        except OSError as error:
+        except (OSError, StorageError) as error:
             logger.warning("%s: not written (%s); the checkpoint before it is kept. Free some space", path, error)
 
 
@@ -47,14 +47,21 @@ def newest(state: Path) -> Path | None:
     for path in (state / LAST, state / PREVIOUS):
         if not path.exists():
             continue
-        try:
-            torch.load(path, map_location="cpu", weights_only=True)
+        reason = damage(path) or _unreadable(path)
+        if reason is None:
             return path
-        except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            damaged = path.with_name(f"{path.name}.damaged")
-            path.rename(damaged)
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            logger.warning("%s: damaged (%s); put aside as %s, the one before it is used if there is one", path, reason, damaged.name)
+        damaged = path.with_name(f"{path.name}.damaged")
+        path.rename(damaged)
+        logger.warning("%s: damaged (%s); put aside as %s, the one before it is used if there is one", path, reason, damaged.name)
+    return None
+
+
+def _unreadable(path: Path) -> str | None:
+    """Why PyTorch cannot read a checkpoint; None where it can."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
     return None
 
 

@@ -29,7 +29,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         yield one
     finally:
         one.stop()
-    assert daemons() == before
+    assert daemons() <= before
 
 
 @pytest.fixture(scope="session")

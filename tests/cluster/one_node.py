@@ -59,11 +59,11 @@ class Slurm:
         output, _ = process.communicate()
         return output, process.returncode
 
-    def jobs(self, after: int = 0) -> list[Job]:
-        """All jobs of a larger number than `after`, in their order."""
+    def jobs(self, directory: Path) -> list[Job]:
+        """All jobs of the workflow in this folder, in their order."""
         listing = subprocess.run(["scontrol", "show", "jobs", "--oneliner"], capture_output=True, text=True, check=True).stdout
-        found = [_job(line) for line in listing.splitlines() if line.startswith("JobId=")]
-        return sorted((job for job in found if job.id > after), key=lambda job: job.id)
+        found = [_job(line) for line in listing.splitlines() if f" WorkDir={directory} " in line]
+        return sorted(found, key=lambda job: job.id)
 
     def _call(self, word: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([str(SCRIPT), word, str(self.folder)], capture_output=True, text=True, timeout=800)

@@ -100,8 +100,8 @@ stop() {
   [[ -f $CONF ]] && grep -qF "StateSaveLocation=$1/state" $CONF || return 0 # not ours, or stopped already
   scancel --user=root --signal=KILL 2>/dev/null || true
   scancel --user=root 2>/dev/null || true
-  for _ in $(seq 50); do
-    [[ -n $(squeue --noheader 2>/dev/null) ]] || break
+  for _ in $(seq 150); do
+    [[ -n $(squeue --noheader 2>/dev/null) ]] || pgrep -x slurmstepd >/dev/null || break
     sleep 0.2
   done
   end "$1/slurmd.pid"

@@ -38,27 +38,25 @@ def test_a_workflow_runs_to_its_end(finished, slurm):
     with open(finished / "results" / "report" / "variants.csv", newline="") as stream:
         assert {(row["target"], row["status"]) for row in csv.DictReader(stream)} == {("host", "ok"), ("u85_256", "ok")}
     assert (finished / "results" / "report" / "verdict.json").exists()
-    jobs = slurm.jobs()
+    jobs = slurm.jobs(finished)
     assert {job.rule for job in jobs} == SENT
     assert {job.state for job in jobs} == {"COMPLETED"}
 
 
 def test_each_step_asks_for_what_it_needs(finished, slurm):
     config = tiny(TWO).config
-    of_rule = {job.rule: job for job in slurm.jobs()}
+    of_rule = {job.rule: job for job in slurm.jobs(finished)}
     for step in ("corpus", "lower", "tosa"):  # whose input has no hours
         asked = resources.request(step, config, [], 1)
         assert (of_rule[step].mem_mb, of_rule[step].minutes) == (asked.mem_mb, asked.minutes)
     assert of_rule["train"].mem_mb > 2 * of_rule["features"].mem_mb > 2 * of_rule["tokenizer"].mem_mb
     assert of_rule["corpus"].cores == of_rule["features"].cores == 2
     assert of_rule["evaluate_program"].cores == 1
-    assert (
-        of_rule["evaluate_variant"].cores == os.sysconf("SC_NPROCESSORS_ONLN") or of_rule["evaluate_variant"].cores >= 8
-    )  # the node alone
+    assert of_rule["evaluate_variant"].cores == CORES  # it is timed, and has the node for itself
 
 
 def test_two_processes_train_in_one_job(finished, slurm):
-    (job,) = (job for job in slurm.jobs() if job.rule == "train" and job.gpus)
+    (job,) = (job for job in slurm.jobs(finished) if job.rule == "train" and job.gpus)
     assert (job.tasks, job.cores, job.gpus) == (1, 2, 2)
     (metrics,) = finished.glob("results/train/*/metrics.json")
     assert read_json(metrics)["throughput"]["processes"] == 2
@@ -66,15 +64,15 @@ def test_two_processes_train_in_one_job(finished, slurm):
 
 def test_a_job_that_is_killed_for_memory_gets_more(copy, slurm):
     """A tokenizer that takes more than its first attempt asks for, and less than its second."""
-    variant, before = tiny(TWO), slurm.jobs()[-1].id
+    variant = tiny(TWO)
     tokenizer = f"results/tokenizer/{variant.tokenizer}/tokenizer.model"
     first = resources.request("tokenizer", variant.config, [], 1).mem_mb
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent / "hungry"), os.environ.get("PYTHONPATH")]))
-    hungry = {**os.environ, "PYTHONPATH": path, "EARSHOT_TEST_MB": str(round(1.2 * first))}
+    hungry = {**os.environ, "PYTHONPATH": path, "EARSHOT_TEST_MB": str(round(1.05 * first))}
     process = slurm.begin(copy, "--forcerun", "tokenizer", "--", tokenizer, environment=hungry, overrides=TWO)
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    killed, again = slurm.jobs(after=before)
+    killed, again = slurm.jobs(copy)
     assert (killed.rule, again.rule, again.state) == ("tokenizer", "tokenizer", "COMPLETED")
     assert killed.state in ENDED - {"COMPLETED"}
     assert math.isclose(killed.mem_mb, first, abs_tol=1) and math.isclose(again.mem_mb, 2 * first, abs_tol=2)
@@ -83,15 +81,15 @@ def test_a_job_that_is_killed_for_memory_gets_more(copy, slurm):
 
 
 def test_a_cancelled_run_goes_on(copy, slurm):
-    variant, before = tiny("train.epochs=60"), slurm.jobs()[-1].id
+    variant = tiny("train.epochs=60")
     model, log = Path("results/train", variant.model), copy / "results" / "logs" / "train" / f"{variant.model}.log"
     process = slurm.begin(copy, "--", str(model / "model.safetensors"), overrides="train.epochs=60")
     wait_for(lambda: process.poll() is not None or (log.exists() and "epoch 3/60" in log.read_text()))
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=300)
     assert process.returncode != 0, output
-    wait_for(lambda: all(job.state in ENDED for job in slurm.jobs(after=before)))
-    assert [job.state for job in slurm.jobs(after=before)] == ["CANCELLED"]
+    wait_for(lambda: all(job.state in ENDED for job in slurm.jobs(copy)))
+    assert [job.state for job in slurm.jobs(copy)] == ["CANCELLED"]
     assert not (copy / model / "model.safetensors").exists()
 
     output, status = slurm.run(copy, "--", str(model / "model.safetensors"), overrides="train.epochs=60")

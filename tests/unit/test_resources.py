@@ -95,6 +95,17 @@ def test_parameters_are_those_of_the_network_but_for_an_eighth(name):
     assert 7 / 8 < resources.parameters_m({"imported": {"checkpoint": None}, "model": asdict(model)}) / exact < 1
 
 
+def test_the_documentation_has_the_figures():
+    def line(first, *slopes):
+        return " + ".join([str(first), *(f"{slope:g} {unit}" for slope, unit in slopes if slope)])
+
+    text = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    for name, step in resources.STEPS.items():
+        memory = line(resources.SNAKEMAKE_MB + step.mem_mb, (step.mem_mb_per_m, "M"), (step.mem_mb_per_h, "h"))
+        time = line(step.minutes, (step.minutes_per_m, "M"), (step.minutes_per_h, "h"), (step.minutes_per_m_h, "Mh"))
+        assert f"| {name} | {memory} | {time} |" in text
+
+
 @pytest.mark.skipif(not (RESULTS / "benchmarks").is_dir(), reason="no results/benchmarks: run `snakemake --cores all`")
 def test_the_first_attempt_is_enough_for_what_was_measured():
     manifests = [(str(path), path.stat().st_size / 1e6) for path in RESULTS.glob("corpus/synth/*.cuts.jsonl.gz")]

@@ -12,6 +12,12 @@ import pytest
 from running import ROOT, command
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
+# That of tests/dag, with names short enough for Slurm's plugin.
+TINY = [
+    "corpus.train_minutes=1 corpus.dev_minutes=0.2 corpus.test_minutes=0.3 corpus.train_voices=6",
+    "tokenizer.vocab_size=64 model.dim=16 model.layers=1 model.subsampling_channels=[4,4] train.epochs=2",
+    "calib.utterances=4 evaluation.reference_utterances=1 evaluation.timing_utterances=2",
+]
 CORES = 8  # of the node, as the script declares it
 DAEMONS = {"slurmctld", "slurmd"}
 # Without accounting Slurm's own queue says how jobs ended; and the jobs of tests are short.
@@ -49,7 +55,7 @@ class Slurm:
     def begin(self, directory: Path, *arguments: str, environment: dict[str, str] | None = None, **config: object) -> subprocess.Popen[str]:
         """`snakemake` with the project's profile."""
         profile = ["--workflow-profile", str(ROOT / "workflow" / "profiles" / "slurm"), *POLLING]
-        words = command(directory, *profile, *arguments, **config)
+        words = command(directory, *profile, *arguments, tiny=TINY, **config)
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(words, env=environment, preexec_fn=HEED, **streams)
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from one_node import CORES
-from running import SWEEP, TINY
+from one_node import CORES, TINY
+from running import SWEEP
 
 from earshot import resources
 from earshot.files import read_json
@@ -21,6 +21,7 @@ from earshot.pipeline import Variant, variants
 EVALUATED = {"evaluate_float", "evaluate_program", "evaluate_variant", "parity"}
 SENT = {"corpus", "features", "tokenizer", "train", "quantize", "tosa", "lower", *EVALUATED}
 TWO = "train.devices=2 train.accelerator=cpu"
+EPOCHS = 60  # of the training that is cancelled: enough to be cancelled in
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "OUT_OF_MEMORY", "TIMEOUT"}
 
 
@@ -69,7 +70,7 @@ def test_a_job_that_is_killed_for_memory_gets_more(copy, slurm):
     first = resources.request("tokenizer", variant.config, [], 1).mem_mb
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent / "hungry"), os.environ.get("PYTHONPATH")]))
     hungry = {**os.environ, "PYTHONPATH": path, "EARSHOT_TEST_MB": str(round(1.05 * first))}
-    process = slurm.begin(copy, "--forcerun", "tokenizer", "--", tokenizer, environment=hungry, overrides=TWO)
+    process = slurm.begin(copy, tokenizer, "--forcerun", "tokenizer", environment=hungry, overrides=TWO)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     killed, again = slurm.jobs(copy)
@@ -81,24 +82,25 @@ def test_a_job_that_is_killed_for_memory_gets_more(copy, slurm):
 
 
 def test_a_cancelled_run_goes_on(copy, slurm):
-    variant = tiny("train.epochs=60")
-    model, log = Path("results/train", variant.model), copy / "results" / "logs" / "train" / f"{variant.model}.log"
-    process = slurm.begin(copy, "--", str(model / "model.safetensors"), overrides="train.epochs=60")
-    wait_for(lambda: process.poll() is not None or (log.exists() and "epoch 3/60" in log.read_text()))
+    overrides = f"train.epochs={EPOCHS}"
+    variant = tiny(overrides)
+    weights, log = f"results/train/{variant.model}/model.safetensors", copy / "results" / "logs" / "train" / f"{variant.model}.log"
+    process = slurm.begin(copy, weights, overrides=overrides)
+    wait_for(lambda: process.poll() is not None or (log.exists() and f"epoch 2/{EPOCHS}" in log.read_text()))
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode != 0, output
     wait_for(lambda: all(job.state in ENDED for job in slurm.jobs(copy)))
     assert [job.state for job in slurm.jobs(copy)] == ["CANCELLED"]
-    assert not (copy / model / "model.safetensors").exists()
+    assert not (copy / weights).exists()
 
-    output, status = slurm.run(copy, "--", str(model / "model.safetensors"), overrides="train.epochs=60")
+    output, status = slurm.run(copy, weights, overrides=overrides)
     assert status == 0, output
-    assert (copy / model / "model.safetensors").exists()
-    assert "epoch 1/60" not in log.read_text() and "epoch 60/60" in log.read_text()
+    assert (copy / weights).exists()
+    assert f"epoch 1/{EPOCHS}" not in log.read_text() and f"epoch {EPOCHS}/{EPOCHS}" in log.read_text()
 
 
-def wait_for(happened, seconds: float = 900) -> None:
+def wait_for(happened, seconds: float = 3000) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end

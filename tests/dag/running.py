@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -18,10 +19,12 @@ TINY = [
 SWEEP = "quant=int8_pc window=4s target=host,u85_256"
 
 
-def command(directory: Path, *arguments: str, overrides: str = "", sweep: str = SWEEP, **config: object) -> list[str]:
+def command(
+    directory: Path, *arguments: str, overrides: str = "", sweep: str = SWEEP, tiny: Sequence[str] = TINY, **config: object
+) -> list[str]:
     """`snakemake` as a user calls it, in `directory`, with `config` beside."""
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(directory)]
-    words += [*arguments, "--config", f"overrides={' '.join(TINY)} {overrides}", f"sweep={sweep}"]
+    words += [*arguments, "--config", f"overrides={' '.join(tiny)} {overrides}", f"sweep={sweep}"]
     return words + [f"{key}={value}" for key, value in config.items()]
 
 

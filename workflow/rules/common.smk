@@ -234,3 +234,22 @@ def needs(step):
         "runtime": lambda wildcards, input, attempt: asked(wildcards, input, attempt).minutes,
         "gpu": lambda wildcards: resources.gpus(step, owner(wildcards).config),
     }
+
+
+def check_names():
+    """
+    Raises:
+        WorkflowError: Slurm's plugin would make a folder whose name no file system takes, of all wildcards of a job; it tells nobody, and waits.
+    """
+    for job in workflow.dag.needrun_jobs():
+        name = "_".join(job.wildcards)
+        if len(name.encode()) > 255:
+            raise WorkflowError(
+                f"{name}: {job.rule.name} cannot be sent to Slurm, since names have at most 255 bytes; "
+                "write what is overridden to files of your own under conf/ (docs/extending.md) and name these instead"
+            )
+
+
+onstart:
+    if workflow.executor_plugin.name == "slurm":
+        check_names()

@@ -71,7 +71,7 @@ STEPS = {
     "evaluate_variant": Needs(1400, mem_mb_per_m=100, mem_mb_per_h=2, minutes_per_m_h=3),
     "quantize": Needs(1400, mem_mb_per_m=200, mem_mb_per_h=2, minutes_per_m=2),
     "quantize_aware": Needs(4000, mem_mb_per_m=400, mem_mb_per_h=2, minutes_per_m=20),
-    "tosa": Needs(3000, mem_mb_per_m=200, minutes_per_m=2),  # two processes; benchmarks, which look every 30 s, miss the peak that Slurm sees
+    "tosa": Needs(3000, mem_mb_per_m=200, minutes_per_m=2),  # two processes: Slurm saw 2.7 GB, which benchmarks miss: they look each 30 s
     "lower": Needs(1400, mem_mb_per_m=200, minutes_per_m=2),
     "parity": Needs(1400, mem_mb_per_m=200, mem_mb_per_h=2, minutes_per_m=2),
     "sensitivity": Needs(3000, mem_mb_per_m=400, mem_mb_per_h=2, minutes_per_m=10),

@@ -77,7 +77,6 @@ class Slurm:
 
 def _job(line: str) -> Job:
     values = dict(word.partition("=")[::2] for word in line.split())
-    tres = dict(word.partition("=")[::2] for word in values["TRES"].split(","))
     hours, minutes, _ = values["TimeLimit"].rpartition("-")[2].split(":")
     days = int(values["TimeLimit"].rpartition("-")[0] or 0)
     return Job(
@@ -88,7 +87,7 @@ def _job(line: str) -> Job:
         minutes=(days * 24 + int(hours)) * 60 + int(minutes),
         tasks=int(values["NumTasks"]),
         cores=int(values["NumCPUs"]),
-        gpus=int(tres.get("gres/gpu", 0)),
+        gpus=int(values.get("TresPerJob", "0").rpartition(":")[2]),  # gres:gpu:2
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -18,14 +19,19 @@ TINY = [
 SWEEP = "quant=int8_pc window=4s target=host,u85_256"
 
 
-def snakemake(
-    directory: Path, *arguments: str, overrides: str = "", sweep: str = SWEEP, check: bool = True, **config: object
-) -> subprocess.CompletedProcess:
-    """`snakemake` as a user calls it, in `directory`, with `config` beside; stdout and stderr together in `.stdout`."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(directory)]
-    command += ["--cores", "2", *arguments, "--config", f"overrides={' '.join(TINY)} {overrides}", f"sweep={sweep}"]
-    command += [f"{key}={value}" for key, value in config.items()]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=3600)
+def command(
+    directory: Path, *arguments: str, overrides: str = "", sweep: str = SWEEP, tiny: Sequence[str] = TINY, **config: object
+) -> list[str]:
+    """`snakemake` as a user calls it, in `directory`, with `config` beside."""
+    words = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(directory)]
+    words += [*arguments, "--config", f"overrides={' '.join(tiny)} {overrides}", f"sweep={sweep}"]
+    return words + [f"{key}={value}" for key, value in config.items()]
+
+
+def snakemake(directory: Path, *arguments: str, check: bool = True, **config: object) -> subprocess.CompletedProcess:
+    """Runs it on this machine, to its end; stdout and stderr together in `.stdout`."""
+    words = command(directory, "--cores", "2", *arguments, **config)
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=3600)
     assert not check or done.returncode == 0, done.stdout
     return done
 

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from shlex import quote
 
+from earshot import resources
 from earshot.errors import EarshotError
 from earshot.hydra_words import hydra_value
 from earshot.language_model import KNOWN as language_models
@@ -211,23 +212,53 @@ def published_program(wildcards):
     return owner(wildcards).config["quant"]["from_program"] or []
 
 
-def is_trained_quantized(wildcards):
-    """Whether the program is made by quantization-aware training."""
-    return owner(wildcards).config["quant"]["qat"] is not None
+def all_cores(otherwise):
+    """The cores that Snakemake was given on this machine; on a cluster, where a job is given fewer than its machine has, `otherwise`."""
+    return otherwise if workflow.remote_exec else workflow.resource_settings.cores or otherwise
 
 
-def gpus(wildcards):
-    """GPUs of the training: none where it is to run on the CPU or takes what there is."""
-    train = owner(wildcards).config["train"]
-    return train["devices"] if train["accelerator"] == "gpu" else 0
+def cores_of(step):
+    """A threads function: those of the processes of a step, or all that are here where it alone uses them."""
+
+    def count(wildcards):
+        wanted = resources.threads(step, owner(wildcards).config)
+        return all_cores(wanted) if step == "train" or (step == "quantize" and wanted > 1) else wanted
+
+    return count
 
 
-def training_threads(wildcards):
-    """CPU cores of the training: all that Snakemake has here; on a cluster, one for each process and each of its data workers."""
-    train = owner(wildcards).config["train"]
-    return workflow.cores or max(2, train["devices"] * (1 + train["data_workers"]))
+def with_sizes(input):
+    """Input files with their megabytes, of which Snakemake is asked when the first is wanted."""
+    yield from zip(map(str, input), input.size_files_mb)
 
 
-def training_mb(wildcards):
-    """Memory of the training: that of each process."""
-    return 6000 * owner(wildcards).config["train"]["devices"]
+def needs(step):
+    """The resources of a step: memory and minutes grow with its input and with each attempt."""
+
+    def asked(wildcards, input, attempt):
+        return resources.request(step, owner(wildcards).config, with_sizes(input), attempt)
+
+    return {
+        "mem_mb": lambda wildcards, input, attempt: asked(wildcards, input, attempt).mem_mb,
+        "runtime": lambda wildcards, input, attempt: asked(wildcards, input, attempt).minutes,
+        "gpu": lambda wildcards: resources.gpus(step, owner(wildcards).config),
+    }
+
+
+def check_names():
+    """
+    Raises:
+        WorkflowError: Slurm's plugin would make a folder whose name no file system takes, of all wildcards of a job; it tells nobody, and waits.
+    """
+    for job in workflow.dag.needrun_jobs():
+        name = "_".join(job.wildcards)
+        if len(name.encode()) > 255:
+            raise WorkflowError(
+                f"{name}: {job.rule.name} cannot be sent to Slurm, since names have at most 255 bytes; "
+                "write what is overridden to files of your own under conf/ (docs/extending.md) and name these instead"
+            )
+
+
+onstart:
+    if workflow.executor_plugin.name == "slurm":
+        check_names()

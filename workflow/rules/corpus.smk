@@ -10,9 +10,9 @@ rule corpus:
         "results/benchmarks/corpus/{corpus}.tsv"
     conda:
         "../../envs/python.yaml"
-    threads: 2
+    threads: cores_of("corpus")
     resources:
-        mem_mb=4000,
+        **needs("corpus"),
     params:
         arguments=arguments("corpus"),
         settings=settings("corpus"),

@@ -8,6 +8,8 @@ rule language_model:
         "results/logs/language_model/{lm}.log",
     conda:
         "../../envs/python.yaml"
+    resources:
+        **needs("language_model"),
     params:
         mirror=lambda wildcards: decoded_with(wildcards.lm).config["decode"]["mirror"],
         checksum=lambda wildcards: hydra_value(decoded_with(wildcards.lm).config["decode"]["lm_checksum"]),
@@ -25,6 +27,8 @@ rule lexicon:
         "results/logs/lexicon/{tokenizer}/{lm}.log",
     conda:
         "../../envs/python.yaml"
+    resources:
+        **needs("lexicon"),
     params:
         source=source_digest("lexicon"),
     shell:

@@ -11,8 +11,9 @@ rule evaluate_float:
         "results/benchmarks/evaluate_float/{model}/{window}{decoding}.tsv"
     conda:
         "../../envs/python.yaml"
+    threads: cores_of("evaluate_float")
     resources:
-        mem_mb=3000,
+        **needs("evaluate_float"),
     params:
         arguments=arguments("decode", "evaluation", "window"),
         settings=settings("decode", "evaluation", "window"),
@@ -39,8 +40,9 @@ rule evaluate_program:
         "results/benchmarks/evaluate_program/{model}/{scheme}/{family}{decoding}.tsv"
     conda:
         "../../envs/python.yaml"
+    threads: cores_of("evaluate_program")
     resources:
-        mem_mb=3000,
+        **needs("evaluate_program"),
     params:
         arguments=arguments("decode", "evaluation", "window"),
         settings=settings("decode", "evaluation"),
@@ -67,9 +69,9 @@ rule evaluate_variant:
         "results/benchmarks/evaluate_variant/{model}/{scheme}/{target}{decoding}.tsv"
     conda:
         "../../envs/python.yaml"
-    threads: workflow.cores or 1  # it is timed: no other job may run beside it
+    threads: all_cores(otherwise=1)  # it is timed: no other job may run beside it
     resources:
-        mem_mb=3000,
+        **needs("evaluate_variant"),
     params:
         arguments=arguments("decode", "evaluation", "window"),
         settings=settings("decode", "evaluation"),
@@ -104,6 +106,8 @@ rule metrics:
         "results/logs/metrics/{model}/{scheme}/{target}{decoding}.log",
     conda:
         "../../envs/python.yaml"
+    resources:
+        **needs("metrics"),
     params:
         variant=lambda wildcards: owner(wildcards).id,
         source=source_digest("metrics"),

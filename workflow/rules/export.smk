@@ -22,7 +22,7 @@ rule export_model:
     conda:
         "../../envs/python.yaml"
     resources:
-        mem_mb=4000,
+        **needs("export_model"),
     params:
         arguments=arguments("window"),
         export=export_arguments,

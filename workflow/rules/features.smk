@@ -14,9 +14,9 @@ rule features:
         "results/benchmarks/features/{corpus}-{features}.tsv"
     conda:
         "../../envs/python.yaml"
-    threads: 2
+    threads: cores_of("features")
     resources:
-        mem_mb=4000,
+        **needs("features"),
     params:
         arguments=arguments("features"),
         settings=settings("features"),

@@ -15,7 +15,7 @@ rule tosa:
     conda:
         "../../envs/python.yaml"
     resources:
-        mem_mb=4000,
+        **needs("tosa"),
     params:
         source=source_digest("tosa"),
         program_dir=subpath(input.program, parent=True),
@@ -35,7 +35,7 @@ rule lower:
     conda:
         "../../envs/python.yaml"
     resources:
-        mem_mb=4000,
+        **needs("lower"),
     params:
         arguments=arguments("target"),
         settings=settings("target"),

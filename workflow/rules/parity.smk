@@ -20,7 +20,7 @@ rule parity:
     conda:
         "../../envs/python.yaml"
     resources:
-        mem_mb=3000,
+        **needs("parity"),
     params:
         arguments=arguments("parity", "window"),
         settings=settings("parity", "window"),

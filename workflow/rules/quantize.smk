@@ -15,9 +15,9 @@ rule quantize:
         "results/benchmarks/quantize/{model}/{scheme}/{family}.tsv"
     conda:
         "../../envs/python.yaml"
-    threads: lambda wildcards: (workflow.cores or 2) if is_trained_quantized(wildcards) else 1
+    threads: cores_of("quantize")
     resources:
-        mem_mb=lambda wildcards: 6000 if is_trained_quantized(wildcards) else 4000,
+        **needs("quantize"),
     params:
         arguments=arguments("quant", "calib", "window", "form"),
         settings=settings("quant", "calib", "window", "form"),

@@ -27,7 +27,7 @@ rule sensitivity:
     conda:
         "../../envs/python.yaml"
     resources:
-        mem_mb=4000,
+        **needs("sensitivity"),
     params:
         arguments=search_arguments("sensitivity", "calib", "window", "form", "decode"),
         settings=search_settings("sensitivity", "calib", "window", "form", "decode"),
@@ -59,7 +59,7 @@ rule search:
     conda:
         "../../envs/python.yaml"
     resources:
-        mem_mb=4000,
+        **needs("search"),
     params:
         arguments=search_arguments("search", "budget", "sensitivity", "calib", "window", "form", "decode"),
         settings=search_settings("search", "budget", "sensitivity", "calib", "window", "form", "decode"),
@@ -87,6 +87,8 @@ checkpoint propose:
         "results/logs/propose/{model}/{search}/{target}/{round}.log",
     conda:
         "../../envs/python.yaml"
+    resources:
+        **needs("propose"),
     params:
         arguments=search_arguments("search", "budget"),
         settings=search_settings("search", "budget"),
@@ -110,6 +112,8 @@ rule search_result:
         "results/logs/search_result/{model}/{search}/{target}.log",
     conda:
         "../../envs/python.yaml"
+    resources:
+        **needs("search_result"),
     params:
         arguments=search_arguments("search", "budget"),
         settings=search_settings("search", "budget"),

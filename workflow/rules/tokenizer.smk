@@ -12,7 +12,7 @@ rule tokenizer:
     conda:
         "../../envs/python.yaml"
     resources:
-        mem_mb=2000,
+        **needs("tokenizer"),
     params:
         arguments=arguments("tokenizer"),
         settings=settings("tokenizer"),

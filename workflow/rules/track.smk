@@ -53,6 +53,8 @@ rule report:
         "results/logs/report.log",
     conda:
         "../../envs/python.yaml"
+    resources:
+        **needs("report"),
     params:
         source=source_digest("report"),
         title=VARIANTS[0].config["experiment_name"],
@@ -75,6 +77,8 @@ rule track:
     retries: 2  # a server that starts anew is there again soon
     conda:
         "../../envs/python.yaml"
+    resources:
+        **needs("track"),
     params:
         arguments=VARIANTS[0].arguments(["tracking"]),
         settings=VARIANTS[0].settings(["tracking"]),
@@ -97,6 +101,8 @@ rule verdict:
         "results/logs/verdict.log",
     conda:
         "../../envs/python.yaml"
+    resources:
+        **needs("verdict"),
     params:
         source=source_digest("verdict"),
         searches=listed("searches"),

@@ -22,10 +22,9 @@ rule train:
         model=models(imported=False),
     conda:
         "../../envs/python.yaml"
-    threads: training_threads
+    threads: cores_of("train")
     resources:
-        mem_mb=training_mb,
-        gpu=gpus,
+        **needs("train"),
     params:
         arguments=arguments("model", "train", "tracking"),
         settings=settings("model", "train"),
@@ -58,7 +57,7 @@ rule import_checkpoint:
     conda:
         "../../envs/python.yaml"
     resources:
-        mem_mb=3000,
+        **needs("import_checkpoint"),
     params:
         arguments=arguments("features"),
         imported=import_arguments,

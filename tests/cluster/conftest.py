@@ -1,0 +1,41 @@
+"""A Slurm of one node, started once for this folder; where it cannot be had, the tests are skipped with the reason."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "dag"))
+from one_node import DAEMONS, Slurm, daemons
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path == Path(__file__).with_name("test_slurm.py"):
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(3600))  # each job starts Snakemake anew, twice
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    before = daemons()
+    one = Slurm(tmp_path_factory.mktemp("slurm"))
+    try:
+        one.start()
+        assert {name for _, name in daemons() - before} >= DAEMONS
+        yield one
+    finally:
+        one.stop()
+    assert daemons() <= before
+
+
+@pytest.fixture(scope="session")
+def finished(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a workflow that has run to its end on Slurm, its training in two processes of a job that has two GPUs."""
+    directory = tmp_path_factory.mktemp("workflow")
+    output, status = slurm.run(directory, "--set-resources", "train:gpu=2", overrides="train.devices=2 train.accelerator=cpu")
+    assert status == 0, output
+    return directory

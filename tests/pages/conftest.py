@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from browser import DRAWN_MS, LONGEST_MS, OFFLINE, chromium, keep
 
+LONGEST_S = 3600  # of a test, on a machine that has other work
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(LONGEST_S))
 
 
 @pytest.fixture(scope="session")

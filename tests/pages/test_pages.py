@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import pytest
 from browser import DRAWN_MS, RESULTS, ROOT, keep
 from PIL import Image
+from serving import free_port, serving
 
 from earshot import mlflow_pages, variant_metrics
 from earshot.files import read_json
@@ -32,34 +27,15 @@ def logged(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("pages")
     store = f"sqlite:///{folder}/mlflow.db"
     words = [f"results={RESULTS}", "experiment_name=demo", f"tracking.uri={store}", f"out={folder}/tracked.json"]
-    done = subprocess.run([sys.executable, "-m", "earshot.stages.track", *words], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-m", "earshot.stages.track", *words], capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
     content = json.loads((folder / "tracked.json").read_text())
     assert all(link in done.stdout for link in content["links"].values()), "the run prints the links"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--port", str(port), "--workers", "1"]
-    with (folder / "ui.log").open("w") as output:
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # they start seven processes
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True)
-    try:
-        wait(f"http://127.0.0.1:{port}/health", server, folder / "ui.log")
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # they start seven processes
+    with serving(command, f"http://127.0.0.1:{port}/health", folder / "ui.log", folder, environment):
         yield content | {"uri": f"http://127.0.0.1:{port}"}
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def wait(url: str, server: subprocess.Popen, output: Path) -> None:
-    deadline = time.monotonic() + 400
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(output.read_text())
 
 
 def names(logged: dict) -> list[str]:
@@ -104,7 +80,7 @@ def test_snakemakes_report(page, tmp_path):
         pytest.skip(f"{RESULTS.parent}: no Snakemake has run there; run the demo first, or set EARSHOT_RESULTS")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(RESULTS.parent)]
     done = subprocess.run(
-        [*command, "--cores", "1", "--report", str(tmp_path / "report.html")], capture_output=True, text=True, timeout=600
+        [*command, "--cores", "1", "--report", str(tmp_path / "report.html")], capture_output=True, text=True, timeout=3000
     )
     assert done.returncode == 0, done.stderr
     page.goto(f"file://{tmp_path}/report.html", wait_until="commit")

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from serving import free_port
 from shared_server import PASSWORD, USER, Server
+
+LONGEST_S = 3600  # of a test, on a machine that has other work
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(LONGEST_S))
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    one = Server(tmp_path_factory.mktemp("server"), port)
+    one = Server(tmp_path_factory.mktemp("server"), free_port())
     try:
         one.start()
         yield one

@@ -25,6 +25,10 @@ class FaultyProxy:
     def break_at(self, request: int, fault: str) -> None:
         self.requests, self.fault, self.at = 0, fault, request
 
+    def mend(self) -> None:
+        """From now on all is well."""
+        self.fault = ""
+
     @contextmanager
     def listening(self) -> Iterator[str]:
         """The address of the proxy."""

@@ -6,16 +6,14 @@ import contextlib
 import csv
 import json
 import logging
-import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
+from serving import free_port, serving
 from variants_on_disk import MODEL, VARIANTS, run_stage, write_model, write_results, write_variant
 
 from earshot import mlflow_pages, model_registry, track
@@ -52,12 +50,6 @@ def runs(tracking: Tracking) -> dict:
 
 def actions(logged: dict) -> set[str]:
     return {run["action"] for kind in ("models", "variants") for run in logged[kind].values()}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_runs_as_people_want_to_see_them(tracking, tmp_path):
@@ -285,12 +277,9 @@ def test_a_server(tmp_path, empty_store):
         "--artifacts-destination",
         str(tmp_path / "server" / "artifacts"),
     ]
-    with (tmp_path / "server.log").open("w") as output:
-        # Without the processes that run jobs of its own, of which each imports all of MLflow.
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True, cwd=tmp_path / "server")
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", server, tmp_path / "server.log")
+    # Without the processes that run jobs of its own, of which each imports all of MLflow.
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with serving(command, f"http://127.0.0.1:{port}/health", tmp_path / "server.log", tmp_path / "server", environment):
         tracking = Tracking(uri=f"http://127.0.0.1:{port}")
         with LiveRun(tracking, "demo", MODEL, LIVE_PARAMS) as live:
             live.log({"train_loss": 90.0}, 40)
@@ -302,18 +291,6 @@ def test_a_server(tmp_path, empty_store):
         files = {file.path for file in Store(tracking.uri, "demo", 5).client.list_artifacts(run_id)}
         assert "metrics.json" in files
         assert mlflow_pages.links(again, {})["table"].startswith(f"http://127.0.0.1:{port}/#/experiments/")
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def _wait_for(url: str, server: subprocess.Popen, output: Path) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and server.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
-            return
-        time.sleep(0.2)
-    raise AssertionError(output.read_text())
 
 
 def test_tracking_off_logs_nothing(tmp_path):

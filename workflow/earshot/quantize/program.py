@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ PROGRAM, REPORT, FRONT_END, PIECES = "quantized.pt2", "quantize.json", "front_en
 EXPORT_TOLERANCE = 1e-4  # largest difference of a logit between the trained model and its exported program
 ROUNDED_TOLERANCE = {torch.float16: 0.02, torch.bfloat16: 0.1}  # for floats of 16 bits, as a part of the largest logit
 Shape = tuple[int, ...]
+ADDRESS = re.compile(r" at 0x[0-9a-f]+|\d{9,}")  # of an object in memory, in a name that PyTorch makes
 QUANTIZE_OPS = ("quantize_per_tensor", "dequantize_per_tensor")
 
 
@@ -102,7 +104,8 @@ def reexport(converted: torch.fx.GraphModule, *shapes: Shape) -> ExportedProgram
 def _origin(source: NodeSource, graphs: dict[int, int]) -> NodeSource:
     """Where the provenance of a node begins: the only part that is asked for, of chains that take a quarter of a file.
 
-    What names its graph there is an address in memory, another in each process: it gives way to a number, noted in `graphs`.
+    What names its graph and its function there are addresses in memory, others in each process: they give way to a number, noted in
+    `graphs`, and to nothing.
     """
     while source.from_node:
         source = source.from_node[-1]
@@ -111,13 +114,18 @@ def _origin(source: NodeSource, graphs: dict[int, int]) -> NodeSource:
     origin = copy.copy(source)
     origin.node_info, origin._dict = copy.copy(source.node_info), None  # the second is what it remembers of having been written
     origin.node_info.graph_id = graphs.setdefault(source.graph_id, len(graphs))
+    origin.node_info.target = ADDRESS.sub("", source.target)
     return origin
 
 
 def save(exported: ExportedProgram, path: str | Path) -> None:
     """Write a program to `path` (.pt2). What is read back computes the same, bit by bit (tests/unit/test_quantize.py)."""
     graphs: dict[int, int] = {}
+    modules: dict[str, str] = {}
     for node in exported.graph.nodes:
+        if stack := node.meta.get("nn_module_stack"):  # its keys hold addresses too
+            named = {ADDRESS.sub(lambda one: modules.setdefault(one[0], str(len(modules))), key): at for key, at in stack.items()}
+            node.meta["nn_module_stack"] = named
         if "from_node" in node.meta:
             node.meta["from_node"] = [_origin(source, graphs) for source in node.meta["from_node"]]
     # PyTorch writes the name of a file that it opens itself into it, and the temporary one is another each time.

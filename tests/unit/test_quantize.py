@@ -182,6 +182,17 @@ def test_the_range_before_a_table_leaves_out_what_the_table_makes_nothing_of(twi
     assert -0.5 < ranges["silu"][0] < -0.25, "the results have a range of their own"
 
 
+@pytest.mark.parametrize("parts", [[], [CalibPart(modules="1", observer="minmax")]], ids=["behind a table", "of a part"])
+def test_a_bias_has_the_scale_of_the_input_that_is_observed_times_that_of_the_weights(parts):
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.SiLU(), torch.nn.Linear(4, 4)).eval()
+    exported = torch.export.export(network, (torch.zeros(1, 4),), strict=True).module(check_guards=False)
+    prepared = prepare_pt2e(exported, schemes.quantizer(Quant(scheme="int8"), Calib(parts=parts), "u85", exported))
+    prepared(torch.randn(1, 4))
+    (second,) = [node for node in prepared.graph.nodes if node.name == "linear_1"]
+    given, weight, bias = (prepared.get_submodule(node.target).calculate_qparams()[0] for node in second.args)
+    assert torch.allclose(bias, given * weight) and float(given) < 0.1
+
+
 class TwoLayers(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()

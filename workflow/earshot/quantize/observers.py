@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
-from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
+from torchao.quantization.pt2e import DerivedObserverOrFakeQuantize, HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 from torchao.quantization.pt2e.quantizer import EdgeOrNode, QuantizationSpec
 
@@ -197,8 +197,11 @@ def _places(found: dict[EdgeOrNode, Any]) -> list[tuple[Any, list[fx.Node]]]:
 
 
 def _put(found: dict[EdgeOrNode, Any], old: Any, new: Any, makers: list[fx.Node]) -> None:
-    """Put `new` in the place of `old` at what `makers` make."""
+    """Put `new` in the place of `old` at what `makers` make, and in what the scales of biases there are derived from."""
     found.update({place: new for place, observer in found.items() if observer is old and _maker(place) in makers})
+    for place, observer in found.items():
+        if isinstance(observer, DerivedObserverOrFakeQuantize) and any(given in makers for given in place[1].all_input_nodes):
+            observer.obs_or_fqs = [new if one is old else one for one in observer.obs_or_fqs]
 
 
 def _made_in(maker: fx.Node, pattern: str) -> bool:

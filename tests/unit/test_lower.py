@@ -167,7 +167,7 @@ def test_one_graph_gives_each_target_what_a_lowering_of_its_own_gives(small, tmp
 def test_the_npu_form_of_several_layers_is_lowered_as_executorch_lowers_it(programs, tmp_path):
     write_model(tmp_path / "model", layers=2)
     given = f"model_dir={tmp_path / 'model'}", f"corpus_dir={programs / 'corpus'}", f"out={tmp_path / 'u85'}"
-    run("quantize", "quant=int8_pc", "family=u85", *given, *WINDOW)
+    run("quantize", "quant=int8_pc", "calib.utterances=2", "family=u85", *given, *WINDOW)
     run("tosa", f"program_dir={tmp_path / 'u85'}")
     run("lower", "target=u85_256", f"program_dir={tmp_path / 'u85'}", f"out={tmp_path / 'shared'}")
     graph, pte = lowered_at_once(tmp_path / "u85", "u85_256", tmp_path)

@@ -32,14 +32,8 @@ class PercentileObserver(HistogramObserver):
         super().__init__(**settings)
         self.percentile = percentile
 
-    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale and zero point. An observer that has seen nothing gives what torchao's gives: 1 and 0, with a warning."""
-        if self.min_val > self.max_val:
-            return super().calculate_qparams()
-        return self._calculate_qparams(*self.bounds())
-
-    def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The smallest and the largest value of the range."""
+    def _non_linear_param_search(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The smallest and the largest value of the range: where torchao's observer, once it has seen something, looks for its own."""
         share = self.histogram.double().cumsum(0) / self.histogram.double().sum()
         outside = 1 - self.percentile / 100
         width = (self.max_val - self.min_val) / self.bins
@@ -62,14 +56,8 @@ class TableInputObserver(HistogramObserver):
         super().__init__(**settings)
         self.function = function
 
-    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale and zero point. An observer that has seen nothing gives what torchao's gives: 1 and 0, with a warning."""
-        if self.min_val > self.max_val:
-            return super().calculate_qparams()
-        return self._calculate_qparams(*self.bounds())
-
-    def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The smallest and the largest value of the range."""
+    def _non_linear_param_search(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The smallest and the largest value of the range: where torchao's observer, once it has seen something, looks for its own."""
         width = (self.max_val - self.min_val) / self.bins
         values = self.min_val + width * (torch.arange(self.bins) + 0.5)
         wanted = self.function(values)

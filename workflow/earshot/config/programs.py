@@ -79,6 +79,8 @@ class Quant(Precision):
 
         if self.uint8_io and not (self.quantize and self.activation_bits == 8):
             raise ConfigError("Quant.uint8_io=true: of a scheme with activations of 8 bits; set it to false, or quantize with 8 bits")
+        if self.uint8_io and not all(part.quantize for part in self.parts):
+            raise ConfigError("Quant.uint8_io=true: of a scheme whose logits are integers; set it to false, or quantize all of Quant.parts")
 
     @property
     def precisions(self) -> list[Precision]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import torch
 from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig, to_edge_transform_and_lower
 from executorch.exir.backend.partitioner import Partitioner
 from executorch.exir.lowered_backend_module import LoweredBackendModule
-from executorch.exir.schema import Program
+from executorch.exir.schema import KernelCall, Program
 from torch.export import ExportedProgram
 
 from earshot.quantize.tracing import lean_tracing, quiet
@@ -42,58 +43,85 @@ def finish(edge: EdgeProgramManager, quantized: bool) -> Lowered:
     delegated: Counter[str] = Counter()
     for delegate in delegates:
         delegated.update(_kinds(delegate.original_module.graph_module))
-    cpu = _kinds(graph_module)
     boundary = _boundary(graph_module) if quantized and len(delegates) == 1 else {}
+    # Only where an NPU leaves layers to the CPU are there constants to prepare for it: the transposed weights of a linear layer.
     with quiet(), lean_tracing():
-        executorch = edge.to_executorch(ExecutorchBackendConfig())
+        executorch = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=bool(boundary)))
     return Lowered(
         pte=bytes(executorch.buffer),
         program=executorch.executorch_program,
         delegates=[delegate.processed_bytes for delegate in delegates],
         operators_delegated=dict(sorted(delegated.items())),
-        operators_cpu=dict(sorted(cpu.items())),
+        operators_cpu=dict(sorted(_left(executorch.executorch_program).items())),
         boundary=boundary,
     )
 
 
 def _kinds(graph_module: torch.fx.GraphModule) -> Counter[str]:
-    """Operators by kind; calls of delegates and the unpacking of their results are none."""
-    kinds: Counter[str] = Counter()
-    for node in graph_module.graph.nodes:
-        name = getattr(node.target, "_name", None) or getattr(node.target, "__name__", str(node.target))
-        if node.op == "call_function" and name not in ("executorch_call_delegate", "getitem"):
-            kinds[name.split("::")[-1].removesuffix(".default")] += 1
-    return kinds
+    """The operators of a delegate's part by kind."""
+    targets = [node.target for node in graph_module.graph.nodes if node.op == "call_function" and node.target is not operator.getitem]
+    return Counter(target._name.split("::")[-1].removesuffix(".default") for target in targets)
+
+
+def _left(program: Program) -> Counter[str]:
+    """The kernels that a program calls beside its delegates, by kind."""
+    (plan,) = program.execution_plan
+    calls = [one.instr_args for chain in plan.chains for one in chain.instructions if isinstance(one.instr_args, KernelCall)]
+    return Counter(plan.operators[call.op_index].name.split("::")[-1] for call in calls)
 
 
 def _boundary(graph_module: torch.fx.GraphModule) -> dict[str, dict]:
-    """How the inputs are quantized and the outputs dequantized; empty where anything else is left on the CPU.
+    """How the inputs of the one delegate are quantized and its outputs dequantized; empty where the CPU has more to do before or between.
 
-    "input" and "output" are features and logits; a program with a cache has "cache_input" and "cache_output" too, the second of both in the
-    delegate's graph as in the program.
+    "input" and "output" are of features and logits; a program with a cache has "cache_input" and "cache_output" too, the second of both in
+    the delegate's graph as in the program. The logits may be what layers in floats make of the first output, see lower.float_tail.
     """
-    calls = [node for node in graph_module.graph.nodes if node.op == "call_function" and getattr(node.target, "__name__", "") != "getitem"]
-    quantize = [node for node in calls if ".quantize_per_tensor" in str(node.target) or "::quantize_per_tensor" in str(node.target)]
-    dequantize = [node for node in calls if ".dequantize_per_tensor" in str(node.target) or "::dequantize_per_tensor" in str(node.target)]
-    count = len(quantize)
-    if count not in (1, 2) or len(dequantize) != count or len(calls) != 2 * count + 1:
+    calls = [node for node in graph_module.graph.nodes if node.op == "call_function"]
+    delegates = [node for node in calls if getattr(node.target, "__name__", "") == "executorch_call_delegate"]
+    if len(delegates) != 1:
         return {}
-    (delegate,) = (node for node in calls if node not in quantize and node not in dequantize)
-    (results,) = (node.args[0] for node in graph_module.graph.nodes if node.op == "output")
-    sources = [node for node in graph_module.graph.nodes if node.op == "placeholder" and node in [one.args[0] for one in quantize]]
-    inputs, outputs = list(delegate.args[1:]), list(results)
-    if [node.args[0] for node in inputs] != sources or [node.args[0].args[1] for node in outputs] != list(range(count)):
+    inputs = list(delegates[0].args[1:])
+    if not all(is_of(node, "quantize_per_tensor") and node.args[0].op == "placeholder" for node in inputs):
         return {}
-    ends = {}
+    sources = [node.args[0] for node in inputs]
+    in_order = [node for node in graph_module.graph.nodes if node in sources] == sources
+    parts = sorted(delegates[0].users, key=lambda node: node.args[1])
+    outputs = [next(iter(part.users), None) for part in parts]  # several layers may read one: each has a dequantize node of its own
+    results = graph_module.graph.output_node().args[0]
+    if not in_order or len(inputs) not in (1, 2) or not len(inputs) == len(outputs) == len(results):
+        return {}
+    alone = all(list(source.users) == [node] for source, node in zip(sources, inputs, strict=True))
+    dequantized = all(is_of(node, "dequantize_per_tensor") for part in parts for node in part.users)
+    if not alone or not dequantized or results[1:] != (*outputs[1:],) or _reads(results[0], parts) != {parts[0]}:
+        return {}
     names = [*zip(("input", "cache_input"), inputs, strict=False), *zip(("output", "cache_output"), outputs, strict=False)]
-    for name, node in names:
-        _, scale, zero_point, low, high, dtype = node.args[:6]
-        ends[name] = {
-            "shape": list(node.meta["val"].shape),
-            "dtype": str(dtype).removeprefix("torch."),
-            "scale": scale,
-            "zero_point": zero_point,
-            "min": low,
-            "max": high,
-        }
-    return ends
+    return {name: _end(node) for name, node in names}
+
+
+def is_of(node: torch.fx.Node | None, kind: str) -> bool:
+    """Whether a node is of an operator for quantization."""
+    return node is not None and f".{kind}" in str(node.target).replace("::", ".")
+
+
+def _reads(node: torch.fx.Node, parts: list[torch.fx.Node]) -> set[torch.fx.Node]:
+    """Which of `parts` a node is computed from."""
+    seen, pending = set(), [node]
+    while pending:
+        node = pending.pop()
+        if node not in seen:
+            seen.add(node)
+            pending += [] if node in parts else node.all_input_nodes
+    return seen.intersection(parts)
+
+
+def _end(node: torch.fx.Node) -> dict:
+    """What quantize and dequantize nodes say of the integers on one of their sides."""
+    _, scale, zero_point, low, high, dtype = node.args[:6]
+    return {
+        "shape": list(node.meta["val"].shape),
+        "dtype": str(dtype).removeprefix("torch."),
+        "scale": scale,
+        "zero_point": zero_point,
+        "min": low,
+        "max": high,
+    }

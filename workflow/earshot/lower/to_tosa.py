@@ -13,7 +13,7 @@ from executorch.backends.arm.tosa.partitioner import TOSAPartitioner
 from torch.export import ExportedProgram
 
 from earshot.errors import LoweringError
-from earshot.lower import edge, module_names, pte
+from earshot.lower import edge, float_tail, module_names, pte
 from earshot.lower.compiler_log import compiling
 
 # At the level INFO the partitioner opens a file in the folder of intermediate files and writes to it ever after, when the folder is gone.
@@ -28,7 +28,8 @@ class TosaGraph:
     trace: str  # where its operators come from, see module_names
     template: dict[str, Any]  # the .pte around it, see pte.template
     boundary: dict[str, dict]  # "input", "output": how the graph's integers follow from floats
-    operators_cpu: dict[str, int]  # those that are left to the CPU: the conversion from floats and to floats
+    operators_cpu: dict[str, int]  # those that are left to the CPU: the conversion from floats and to floats, and last layers in floats
+    tail: float_tail.Tail | None  # these
 
 
 def lower(exported: ExportedProgram, operator_set: str, log: Path) -> TosaGraph:
@@ -50,4 +51,5 @@ def lower(exported: ExportedProgram, operator_set: str, log: Path) -> TosaGraph:
     if not lowered.boundary:
         left = ", ".join(f"{n} {kind}" for kind, n in lowered.operators_cpu.items())
         raise LoweringError(f"{operator_set} does not take the whole program; left to the CPU: {left}")
-    return TosaGraph(lowered.delegates[0], trace, pte.template(lowered.program), lowered.boundary, lowered.operators_cpu)
+    template, tail = pte.template(lowered.program), float_tail.cut(exported)
+    return TosaGraph(lowered.delegates[0], trace, template, lowered.boundary, lowered.operators_cpu, tail)

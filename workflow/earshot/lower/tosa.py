@@ -19,6 +19,7 @@ import tosa_reference_model
 from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
 from earshot.files import read_json
+from earshot.lower import float_tail
 from earshot.lower.descriptors import output_to
 from earshot.lower.tosa_executor.executor import Executor
 from earshot.model.subsampling import OutputGrid
@@ -67,14 +68,20 @@ class IntegerGraph:
         self._graph = self.path.read_bytes()
         if hashlib.sha256(self._graph).hexdigest() != self.boundary["graph_sha256"]:  # a damaged graph can end the process in native code
             raise ArtifactError(f"{self.path}: damaged, not the graph that was compiled; delete it and run the tosa step again")
+        tail = self.boundary.get("float_tail")
+        self._tail = float_tail.FloatLayers(folder / float_tail.TAIL, tail["sha256"]) if tail else None
 
     def quantize(self, *floats: torch.Tensor) -> tuple[np.ndarray, ...]:
         """Floats [...] to integers [1, ...], for each input: features [window_frames, n_mels], and the cache where there is one."""
         return tuple(to_integers(x, end) for x, end in zip(floats, self.inputs, strict=True))
 
     def dequantize(self, *integers: np.ndarray) -> tuple[torch.Tensor, ...]:
-        """Integers [1, ...] to floats [...], of each output: logits [T', V], and the cache where there is one."""
-        return tuple(to_floats(one, end) for one, end in zip(integers, self.outputs, strict=True))
+        """Integers [1, ...] to floats [...], of each output: logits [T', V], and the cache where there is one.
+
+        Where the scheme leaves the last layers in floats, the logits are what these make of the graph's first output.
+        """
+        first, *others = (to_floats(one, end) for one, end in zip(integers, self.outputs, strict=True))
+        return (self._tail(first) if self._tail else first, *others)
 
     @cached_property
     def _executor(self) -> Executor:

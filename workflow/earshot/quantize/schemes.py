@@ -18,6 +18,7 @@ from earshot.config import Calib, Precision, Quant
 from earshot.errors import ConfigError
 from earshot.quantize import observers
 from earshot.quantize.fake import FakeActivation
+from earshot.quantize.module_paths import module_of
 from earshot.quantize.module_paths import name as _name
 from earshot.quantize.module_paths import paths as _paths
 
@@ -43,7 +44,7 @@ def check(quant: Quant, family: str) -> None:
         raise ConfigError(
             f"quant={quant.scheme}: not possible on targets of family {family}; choose a target of family {', '.join(quant.families)}"
         )
-    if family != "host" and not all(precision.quantize for precision in quant.precisions):
+    if family != "host" and not quant.quantize:
         raise ConfigError(f"quant={quant.scheme}: family {family} computes in integers only; choose target=host, or a quant with integers")
     if family != "host" and any(precision.dynamic for precision in quant.precisions):
         raise ConfigError(f"quant={quant.scheme}: family {family} has no dynamic ranges; choose target=host, or a quant without dynamic")
@@ -100,10 +101,13 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
             raise ConfigError(f"quant.parts: {part.modules}: no module has such a name, or an earlier part has it; layers are {known}")
         config = _backend_config(part, calib, family, training) if part.quantize else None
         parts += [(left.pop(name), config) for name in chosen]
+    floats = {path for path, config in parts if config is None}
     if family == "host":
-        floats = {name for name, config in parts if config is None}
         made.set_filter_function(lambda node: floats.isdisjoint(_paths(node)))
         parts = [(name, config) for name, config in parts if config is not None]
+    elif floats:
+        _check_last(floats, family, graph_module)
+        made.set_io(None)  # or the logits of a last layer in floats would be quantized
     # The first part that has a node decides: as does the first name that XNNPACK's quantizer is told, and the last that Ethos-U's is.
     for name, config in parts if family == "host" else reversed(parts):
         made.set_module_name(name, config)
@@ -114,6 +118,25 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
 
     made.prepare_obs_or_fq_callback = choose_observers
     return made
+
+
+def _check_last(floats: set[str], family: str, graph_module: torch.fx.GraphModule) -> None:
+    """Refuse a scheme by which the CPU would have to compute between two parts of the NPU: each is a program of its own there.
+
+    Raises:
+        ConfigError: it names a module in floats and one that follows it.
+    """
+    left: dict[torch.fx.Node, torch.fx.Node] = {}  # each operator that is computed from a float one, and that one
+    for node in (node for node in graph_module.graph.nodes if node.op == "call_function"):
+        if source := next((left[one] for one in node.all_input_nodes if one in left), None):
+            left[node] = source
+        if not floats.isdisjoint(_paths(node)):
+            left[node] = node
+        elif source and (behind := module_of(node)):
+            raise ConfigError(
+                f"quant.parts: {module_of(source)} in floats, but {behind} behind it in integers: a target of family {family} leaves only "
+                "the last layers to the CPU; leave all that follow in floats too, or choose target=host"
+            )
 
 
 def _backend_config(precision: Precision, calib: Calib, family: str, training: bool):

@@ -19,6 +19,7 @@ from earshot.errors import ArtifactError, ConfigError, LoweringError
 from earshot.files import atomic_dir, read_json, sha256, write_json
 from earshot.left_context import FIRST_CACHE
 from earshot.lower import bundle, cycle_report, ethosu, golden, module_names, pte, tosa, vela_database, vela_report
+from earshot.lower.float_tail import TAIL
 from earshot.provenance import provenance
 from earshot.stages import stage
 
@@ -27,7 +28,7 @@ REPORT, PTE, LOG = "lower.json", "model.pte", "vela.log"
 COPIED = (QUANTIZE_REPORT, tosa.FRONT_END, tosa.PIECES)
 OF_GRAPH = (tosa.GRAPH, tosa.REPORT, module_names.MODULES)
 OF_VELA = (vela_report.SUMMARY, vela_report.PER_LAYER, *bundle.FILES, *cycle_report.FILES)
-FILES = (PTE, *COPIED, FIRST_CACHE, *OF_GRAPH, *golden.FILES_WITH_CACHE, *OF_VELA)
+FILES = (PTE, *COPIED, FIRST_CACHE, *OF_GRAPH, TAIL, *golden.FILES_WITH_CACHE, *OF_VELA)
 
 
 def check(cfg: LowerStage, report: dict) -> None:
@@ -84,7 +85,8 @@ def ethos_u(cfg: LowerStage, graph: dict, folder: Path, log: Path, window_s: flo
         raise LoweringError(graph["reason"])
     program_dir = Path(cfg.program_dir)
     with_cache = "cache_input" in graph
-    for name in (*OF_GRAPH, *((FIRST_CACHE, *golden.FILES_WITH_CACHE) if with_cache else golden.FILES)):
+    tail = graph.get("float_tail")
+    for name in (*OF_GRAPH, *([TAIL] if tail else []), *((FIRST_CACHE, *golden.FILES_WITH_CACHE) if with_cache else golden.FILES)):
         shutil.copyfile(program_dir / name, folder / name)
     template = read_json(program_dir / pte.TEMPLATE)["program"]
     with tempfile.TemporaryDirectory() as intermediate:
@@ -94,6 +96,9 @@ def ethos_u(cfg: LowerStage, graph: dict, folder: Path, log: Path, window_s: flo
         cycles = cycle_report.write(folder, Path(intermediate) / vela_database.DATABASE, cfg.target.accelerator)
     (folder / PTE).write_bytes(content)
     npu = vela_report.npu(folder / vela_report.SUMMARY, folder / vela_report.PER_LAYER, window_s)
+    if tail:  # its weights lie where those of the NPU's part do
+        npu["flash_kib" if npu["flash_kib"] else "dram_kib"] += tail["weights_kib"]
+        npu["macs_cpu"] = tail["macs"]
     bundle.write(folder, cfg.target, npu, window_s)
     too_large = ethosu.over_budget(cfg.target, npu["sram_kib"])
     verdict = {"status": "over_budget", "reason": too_large} if too_large else {}

@@ -17,6 +17,7 @@ from earshot.errors import ArtifactError, ConfigError, LoweringError
 from earshot.files import read_json, sha256, write_json
 from earshot.left_context import FIRST_CACHE
 from earshot.lower import golden, judge, module_names, pte, to_tosa
+from earshot.lower.float_tail import TAIL
 from earshot.lower.tosa import FRONT_END, GRAPH, PIECES, PROGRAM_REPORT, REPORT
 from earshot.lower.tosa_with_cache import open_graph
 from earshot.quantize import program, schemes
@@ -37,6 +38,10 @@ def write_graph(lowered: to_tosa.TosaGraph, result: dict, program_dir: Path, fol
     (folder / module_names.TRACE).write_text(lowered.trace)
     module_names.write(folder / GRAPH, folder / module_names.TRACE)
     result["graph_sha256"] = sha256(folder / GRAPH)
+    if lowered.tail:
+        program.save(lowered.tail.program, folder / TAIL)
+        cost = {"macs": lowered.tail.macs, "weights_kib": lowered.tail.weights_kib}
+        result["float_tail"] = {"sha256": sha256(folder / TAIL), **cost}
     write_json(folder / pte.TEMPLATE, {"program": lowered.template})
     write_json(folder / REPORT, result)
     for name in (PROGRAM_REPORT, FRONT_END, PIECES):
@@ -63,7 +68,7 @@ def main(cfg: TosaStage) -> None:
         raise ConfigError(f"program_dir={out}: made for the host, and TOSA is for NPUs; run the lower step with target=host")
     exported = program.read_made(out, report, report["n_mels"], report["outputs"])
     # Nothing of an earlier run may be taken for this one's.
-    for name in (REPORT, LOG, GRAPH, module_names.MODULES, pte.TEMPLATE, *golden.FILES_WITH_CACHE):
+    for name in (REPORT, LOG, GRAPH, TAIL, module_names.MODULES, pte.TEMPLATE, *golden.FILES_WITH_CACHE):
         (out / name).unlink(missing_ok=True)
     operator_set = schemes.operator_set(report["family"])
     head = {"operator_set": operator_set, "program_sha256": sha256(out / program.PROGRAM)}
@@ -75,7 +80,8 @@ def main(cfg: TosaStage) -> None:
         with tempfile.TemporaryDirectory(prefix=".graph-", dir=out) as temporary:
             write_graph(lowered, result, out, Path(temporary), report["window_s"])
             vectors = golden.FILES_WITH_CACHE if report.get("cache") else golden.FILES
-            for name in (GRAPH, module_names.MODULES, pte.TEMPLATE, *vectors):
+            tail = [TAIL] if lowered.tail else []
+            for name in (GRAPH, *tail, module_names.MODULES, pte.TEMPLATE, *vectors):
                 (Path(temporary) / name).replace(out / name)
     except (LoweringError, ArtifactError) as error:  # also where the graph overflows: what it then computes is not defined
         result = {"status": "failed", "reason": str(error), **head, **cost(started)}

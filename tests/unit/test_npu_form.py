@@ -56,6 +56,14 @@ def test_the_npu_form_computes_what_the_trained_model_computes(size, frames):
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
 
 
+def test_an_output_layer_for_the_cpu_computes_the_same():
+    model = trained()
+    x = torch.randn(1, 200, N_MELS, generator=torch.Generator().manual_seed(2))
+    found = to_npu(model, 200, N_MELS, 2048, cpu_output=True)
+    assert isinstance(found.output, nn.Linear)
+    torch.testing.assert_close(found(x), model(x), rtol=0, atol=1e-4)
+
+
 def test_a_window_of_one_output_has_an_npu_form():
     model = trained()
     x = torch.randn(1, 7, N_MELS, generator=torch.Generator().manual_seed(2))

@@ -35,14 +35,14 @@ def readme(graph: IntegerGraph, target: Target, npu: dict, window_s: float, memo
     front, config = graph.front_end, graph.front_end.config
     source, sink = graph.boundary["input"], graph.boundary["output"]
     _, frames, bins = source["shape"]
-    _, outputs, width = sink["shape"]
+    outputs, pieces = graph.grid.output_frames(frames), len(graph.pieces)
     output_ms = 1000 * graph.grid.factor * front.hop_length / SAMPLE_RATE_HZ
     valid_outputs = "n"
     for _ in range(graph.grid.stages):
         valid_outputs = f"({valid_outputs} - 1) / 2"
     logits = f"logit = (q - ({sink['zero_point']})) * {sink['scale']!r}. The scale is positive and common to all: greedy decoding can compare the integers as they are."
     if tail := graph.boundary.get("float_tail"):
-        logits = tail_text(sink, tail, len(graph.pieces))
+        logits = tail_text(sink, tail, [1, outputs, pieces])
     with_cache, cache_kib = "", ""
     if isinstance(graph, IntegerGraphWithCache):
         with_cache, cache_kib = cache_text(graph, output_ms), f"; twice {4 * graph.first_cache.numel() / 1024:.1f} KiB for the cache"
@@ -74,7 +74,7 @@ window of {window_s:g} s: {npu["cycles"]:,} cycles, {npu["latency_ms"]:.2f} ms a
 3. **Window.** {frames} frames. Shorter speech is padded at its end with the features of silence: (ln({config.log_floor:g}) - mean) / std of each bin.
 4. **Quantize.** q = round(x / {source["scale"]!r}) + {source["zero_point"]}, clamped to {source["min"]} ... {source["max"]}, {source["dtype"]}; round half to even.
    The `quantize_per_tensor` kernel in `model.pte` does this where the runtime has the quantized kernels linked: then give it x as float32.
-5. **Run.** Input [1, {frames}, {bins}] {source["dtype"]}, frame after frame, in each frame bin after bin, no transposition. Output [1, {outputs}, {width}] {sink["dtype"]}, an output every {output_ms:g} ms.
+5. **Run.** Input [1, {frames}, {bins}] {source["dtype"]}, frame after frame, in each frame bin after bin, no transposition. Output {sink["shape"]} {sink["dtype"]}, an output every {output_ms:g} ms.
    Output k looks at the frames from {graph.grid.factor} k on; of padded speech of n frames only the first {valid_outputs} outputs count (integer division).
 6. **Logits.** {logits}
 7. **Decode.** Greedy CTC: of each output the index of the largest value; drop repetitions of the index before; drop index 0, the blank; join the pieces
@@ -93,14 +93,13 @@ differently), step 5 with `golden_input` and `golden_output` (must be equal). Fo
 {rows}
 
 The runtime needs besides: `model.pte` itself ({"from flash" if npu["flash_kib"] else "from DRAM"}, it contains the weights counted above), its method allocator, and the float input and output
-({4 * frames * bins / 1024:.1f} and {4 * outputs * len(graph.pieces) / 1024:.1f} KiB{cache_kib}) where quantization is left to the program.
+({4 * frames * bins / 1024:.1f} and {4 * outputs * pieces / 1024:.1f} KiB{cache_kib}) where quantization is left to the program.
 """
 
 
-def tail_text(sink: dict, tail: dict, pieces: int) -> str:
+def tail_text(sink: dict, tail: dict, shape: list[int]) -> str:
     """What the CPU computes of the graph's integers where the last layers are left in floats."""
-    _, outputs, width = sink["shape"]
-    return f"""The CPU computes them: x = (q - ({sink["zero_point"]})) * {sink["scale"]!r}, [1, {outputs}, {width}] in float32, and of it the last layers in floats, [1, {outputs}, {pieces}].
+    return f"""The CPU computes them: x = (q - ({sink["zero_point"]})) * {sink["scale"]!r} in float32, and of it the last layers in floats, {shape}.
    `model.pte` does both, with ExecuTorch's portable kernels linked: {tail["macs"]:,} multiplications in floats for a window, {tail["weights_kib"]:.1f} KiB of weights.
    `{TAIL}` holds these layers for PyTorch."""
 

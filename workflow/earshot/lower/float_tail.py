@@ -24,7 +24,7 @@ TAIL = "float_tail.pt2"
 
 @dataclass
 class Tail:
-    """The layers as a program, x [1, T', D] to logits [1, T', V], and what they cost the CPU."""
+    """The layers as a program, floats [1, ...] to logits [1, T', V], and what they cost the CPU."""
 
     program: ExportedProgram
     macs: int  # of a window
@@ -52,7 +52,7 @@ def cut(exported: ExportedProgram) -> Tail | None:
     if len({node.args[0] for node in enters}) != 1:
         raise LoweringError("the last layers in floats read integers of several places; leave whole modules in floats, or none")
     graph = torch.fx.Graph()
-    copies = dict.fromkeys(enters, graph.placeholder("x_btd"))
+    copies = dict.fromkeys(enters, graph.placeholder("x"))
     for node in whole.graph.nodes:
         if node in own:
             copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -67,7 +67,7 @@ def cut(exported: ExportedProgram) -> Tail | None:
 
 
 class FloatLayers:
-    """A tail that is run by PyTorch: x [T', D] to logits [T', V]. Can be pickled, as its path."""
+    """A tail that is run by PyTorch: the floats of the graph's first output to logits [T', V]. Can be pickled, as its path."""
 
     def __init__(self, path: Path, digest: str) -> None:
         """Read the tail of a program or variant directory.
@@ -85,5 +85,5 @@ class FloatLayers:
         return FloatLayers, self._source
 
     @torch.no_grad()
-    def __call__(self, x_td: torch.Tensor) -> torch.Tensor:
-        return self._module(x_td[None])[0]
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._module(x[None])[0]

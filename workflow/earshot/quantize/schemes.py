@@ -16,9 +16,8 @@ from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
 from earshot.config import Calib, Precision, Quant
 from earshot.errors import ConfigError
-from earshot.quantize import observers
+from earshot.quantize import last_in_floats, observers
 from earshot.quantize.fake import FakeActivation
-from earshot.quantize.module_paths import module_of
 from earshot.quantize.module_paths import name as _name
 from earshot.quantize.module_paths import paths as _paths
 
@@ -87,12 +86,6 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
     Raises:
         ConfigError: no module of the network has a name that a part of the scheme asks for; prepare_pt2e, one that `calib.parts` does.
     """
-    made = XNNPACKQuantizer() if family == "host" else EthosUQuantizer(EthosUCompileSpec(**_REPRESENTATIVES[family]))
-    made.set_global(_backend_config(quant, calib, family, training))
-    if quant.uint8_io:
-        config = get_uint8_io_quantization_config()
-        boundary = _observed(config.input_activation, calib, training)
-        made.set_io(dataclasses.replace(config, input_activation=boundary, output_activation=boundary))
     left, parts = module_names(graph_module), []
     for part in quant.parts:
         chosen = [name for name in left if fnmatch.fnmatchcase(name, part.modules)]
@@ -103,11 +96,18 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
         parts += [(left.pop(name), config) for name in chosen]
     floats = {path for path, config in parts if config is None}
     if family == "host":
+        made = XNNPACKQuantizer()
         made.set_filter_function(lambda node: floats.isdisjoint(_paths(node)))
         parts = [(name, config) for name, config in parts if config is not None]
-    elif floats:
-        _check_last(floats, family, graph_module)
-        made.set_io(None)  # or the logits of a last layer in floats would be quantized
+    else:
+        last_in_floats.check(floats, family, graph_module)
+        spec = EthosUCompileSpec(**_REPRESENTATIVES[family])
+        made = last_in_floats.LastInFloats(spec, floats) if floats else EthosUQuantizer(spec)
+    made.set_global(_backend_config(quant, calib, family, training))
+    if quant.uint8_io:
+        config = get_uint8_io_quantization_config()
+        boundary = _observed(config.input_activation, calib, training)
+        made.set_io(dataclasses.replace(config, input_activation=boundary, output_activation=boundary))
     # The first part that has a node decides: as does the first name that XNNPACK's quantizer is told, and the last that Ethos-U's is.
     for name, config in parts if family == "host" else reversed(parts):
         made.set_module_name(name, config)
@@ -118,25 +118,6 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
 
     made.prepare_obs_or_fq_callback = choose_observers
     return made
-
-
-def _check_last(floats: set[str], family: str, graph_module: torch.fx.GraphModule) -> None:
-    """Refuse a scheme by which the CPU would have to compute between two parts of the NPU: each is a program of its own there.
-
-    Raises:
-        ConfigError: it names a module in floats and one that follows it.
-    """
-    left: dict[torch.fx.Node, torch.fx.Node] = {}  # each operator that is computed from a float one, and that one
-    for node in (node for node in graph_module.graph.nodes if node.op == "call_function"):
-        if source := next((left[one] for one in node.all_input_nodes if one in left), None):
-            left[node] = source
-        if not floats.isdisjoint(_paths(node)):
-            left[node] = node
-        elif source and (behind := module_of(node)):
-            raise ConfigError(
-                f"quant.parts: {module_of(source)} in floats, but {behind} behind it in integers: a target of family {family} leaves only "
-                "the last layers to the CPU; leave all that follow in floats too, or choose target=host"
-            )
 
 
 def _backend_config(precision: Precision, calib: Calib, family: str, training: bool):

@@ -54,7 +54,8 @@ def network(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames: int, 
     """The form of the model that is exported: rewritten for the NPU, or as it was trained."""
     if cfg.form.npu_form and cfg.quant.takes_npu_form(cfg.family):
         n_mels = recognizer.front_end.n_mels
-        return to_npu(recognizer.model, frames, n_mels, cfg.form.npu_sram_kib, cfg.form.npu_chunks, streaming)
+        cpu_output = not all(part.quantize for part in cfg.quant.parts)  # what an NPU leaves to the CPU are the last layers
+        return to_npu(recognizer.model, frames, n_mels, cfg.form.npu_sram_kib, cfg.form.npu_chunks, streaming, cpu_output)
     return recognizer.model.for_window(frames)
 
 

@@ -67,6 +67,13 @@ def pointwise(affine: Affine) -> nn.Conv2d:
     return conv
 
 
+def linear(affine: Affine) -> nn.Linear:
+    """A map over the last axis of [1, T, in]."""
+    layer = nn.Linear(*affine.weight.shape[::-1])
+    layer.weight.data, layer.bias.data = affine.weight.float(), affine.bias.float()
+    return layer
+
+
 def mean(channels: int, offset: float) -> nn.Conv2d:
     """The mean over the channels of [1, channels, 1, T], plus `offset`: [1, 1, 1, T]."""
     return pointwise(Affine(torch.full((1, channels), 1 / channels, dtype=torch.double), torch.tensor([offset], dtype=torch.double)))

@@ -9,6 +9,11 @@ from earshot.model.conformer import Convolution, FeedForward
 from earshot.model.npu.folding import Affine, depthwise_with_batch_norm, identity, mean, pointwise, width
 
 
+def as_rows(x: torch.Tensor) -> torch.Tensor:
+    """A stream [1, D, 1, T] as rows [1, T, D]: no data moves, in memory it is time by channels."""
+    return x.squeeze(2).transpose(1, 2)
+
+
 class Normalise(nn.Module):
     """A layer norm without gamma and beta, of a stream whose mean is zero: x / sqrt(mean(x^2) + eps), [1, D, 1, T].
 

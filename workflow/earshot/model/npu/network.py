@@ -10,8 +10,9 @@ from earshot.model.attention import Attention
 from earshot.model.conformer import Conformer, ConformerBlock, Convolution, Depthwise, FeedForward, SelfAttention, SpeechBatchNorm
 from earshot.model.npu import subsampling
 from earshot.model.npu.attention import NpuSelfAttention
-from earshot.model.npu.folding import Affine, gain, pointwise
+from earshot.model.npu.folding import gain, pointwise
 from earshot.model.npu.layers import Normalise, NpuConvolution, NpuFeedForward
+from earshot.model.npu.output import logits, output_layer
 from earshot.model.npu.streaming import NpuStreamingConformer
 from earshot.model.streaming import Streaming, StreamingConformer
 from earshot.model.subsampling import ConvSubsampling
@@ -46,24 +47,30 @@ class NpuBlock(nn.Module):
 class NpuConformer(nn.Module):
     """Features [1, window_frames, n_mels] to logits [1, T', V]."""
 
-    def __init__(self, plain: Conformer, window_frames: int, n_mels: int, chunks: int) -> None:
+    def __init__(self, plain: Conformer, window_frames: int, n_mels: int, chunks: int, cpu_output: bool = False) -> None:
         super().__init__()
         self.subsampling = subsampling.NpuSubsampling(plain.subsampling, window_frames, n_mels, chunks)
         frames = plain.output_lengths(window_frames)
         positions_rd = plain.position_table(frames)
         last = plain.blocks[-1]
         self.blocks = nn.ModuleList(NpuBlock(block, positions_rd, frames, block is last) for block in plain.blocks)
-        self.output = pointwise(Affine.of(plain.output).after_norm(last.norm))
+        self.output = output_layer(plain, cpu_output)
 
     def forward(self, x_btf: torch.Tensor) -> torch.Tensor:
         x = self.subsampling(x_btf)
         for block in self.blocks:
             x = block(x)
-        return self.output(x).squeeze(2).transpose(1, 2)
+        return logits(self.output, x)
 
 
 def to_npu(
-    model: Conformer, window_frames: int, n_mels: int, sram_kib: int, chunks: int | None = None, streaming: Streaming | None = None
+    model: Conformer,
+    window_frames: int,
+    n_mels: int,
+    sram_kib: int,
+    chunks: int | None = None,
+    streaming: Streaming | None = None,
+    cpu_output: bool = False,
 ) -> nn.Module:
     """The NPU form of a trained model for a window: features [1, window_frames, n_mels] to logits [1, T', V], for inference.
 
@@ -72,6 +79,7 @@ def to_npu(
     Args:
         sram_kib: the subsampling is cut into as many pieces of time as its memory asks for to stay within this budget.
         chunks: that number of pieces, where it is to be another.
+        cpu_output: the output layer is left to the CPU, which takes rows.
 
     Raises:
         ArtifactError: the model has a part that no rewrite knows; it is named.
@@ -85,9 +93,9 @@ def to_npu(
         chunks = chunks_within(model, outputs, n_mels, sram_kib)
     chunks = min(chunks, outputs)
     if streaming is None:
-        network = NpuConformer(model, window_frames, n_mels, chunks)
+        network = NpuConformer(model, window_frames, n_mels, chunks, cpu_output)
     else:
-        network = NpuStreamingConformer(StreamingConformer(model, streaming), window_frames, n_mels, chunks)
+        network = NpuStreamingConformer(StreamingConformer(model, streaming), window_frames, n_mels, chunks, cpu_output)
     return network.eval().requires_grad_(False)
 
 

@@ -7,15 +7,11 @@ from torch import nn
 
 from earshot.model.conformer import ConformerBlock
 from earshot.model.npu.attention import NpuSelfAttention
-from earshot.model.npu.folding import Affine, gain, pointwise
-from earshot.model.npu.layers import Normalise, NpuConvolution, NpuFeedForward
+from earshot.model.npu.folding import gain, pointwise
+from earshot.model.npu.layers import Normalise, NpuConvolution, NpuFeedForward, as_rows
+from earshot.model.npu.output import logits, output_layer
 from earshot.model.npu.subsampling import NpuSubsampling
 from earshot.model.streaming import StreamingConformer
-
-
-def as_rows(x: torch.Tensor) -> torch.Tensor:
-    """A stream [1, D, 1, T] as rows [1, T, D]: no data moves, in memory it is time by channels."""
-    return x.squeeze(2).transpose(1, 2)
 
 
 def as_stream(x_btd: torch.Tensor) -> torch.Tensor:
@@ -61,12 +57,12 @@ class NpuStreamingBlock(nn.Module):
 class NpuStreamingConformer(nn.Module):
     """Features [1, window_frames, n_mels] and a cache [1, rows, D] to logits [1, T', V] and the cache of the next window."""
 
-    def __init__(self, form: StreamingConformer, window_frames: int, n_mels: int, chunks: int) -> None:
+    def __init__(self, form: StreamingConformer, window_frames: int, n_mels: int, chunks: int, cpu_output: bool = False) -> None:
         super().__init__()
         plain, last = form.model, form.model.blocks[-1]
         self.subsampling = NpuSubsampling(plain.subsampling, window_frames, n_mels, chunks)
         self.blocks = nn.ModuleList(NpuStreamingBlock(block, form, block is last) for block in plain.blocks)
-        self.output = pointwise(Affine.of(plain.output).after_norm(last.norm))
+        self.output = output_layer(plain, cpu_output)
         self.rows = [rows for reach in form.reaches for rows in (form.streaming.left, reach)]
 
     def forward(self, x_btf: torch.Tensor, cache_brd: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,4 +71,4 @@ class NpuStreamingConformer(nn.Module):
         for block, context_bcd, before_bkd in zip(self.blocks, cache[::2], cache[1::2], strict=True):
             x, *parts = block(x, context_bcd, before_bkd)
             kept.extend(parts)
-        return as_rows(self.output(x)), torch.cat(kept, dim=1)
+        return logits(self.output, x), torch.cat(kept, dim=1)

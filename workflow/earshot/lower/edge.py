@@ -60,7 +60,7 @@ def _kinds(graph_module: torch.fx.GraphModule) -> Counter[str]:
     """Operators by kind; calls of delegates and the unpacking of their results are none."""
     kinds: Counter[str] = Counter()
     for node in graph_module.graph.nodes:
-        name = getattr(node.target, "_name", None) or getattr(node.target, "__name__", str(node.target))
+        name = getattr(node.target, "_name", getattr(node.target, "__name__", str(node.target)))
         if node.op == "call_function" and name not in ("executorch_call_delegate", "getitem"):
             kinds[name.split("::")[-1].removesuffix(".default")] += 1
     return kinds

@@ -213,10 +213,11 @@ def _is_of_one_group(word: str) -> bool:
     group, choice = _group(word), _parsed(word).value()
     if group not in KEYS:
         return False
-    found = GlobalHydra.instance().config_loader().repository.load_config(f"{group}/{choice}")
+    loader: Any = GlobalHydra.instance().config_loader()  # the class that Hydra declares is more abstract than what it gives
+    found = loader.repository.load_config(f"{group}/{choice}")
     if found is None or found.header.get("package") or found.defaults_list is None:
         return False
-    own = [one for one in found.defaults_list if isinstance(one, ConfigDefault) and "/" not in one.path]
-    schemas = [one for one in found.defaults_list if isinstance(one, GroupDefault) and one.group.startswith("/schema/")]
+    own = [one for one in found.defaults_list if isinstance(one, ConfigDefault) and "/" not in (one.path or "")]
+    schemas = [one for one in found.defaults_list if isinstance(one, GroupDefault) and (one.group or "").startswith("/schema/")]
     alike = all(_is_of_one_group(f"{group}={one.path}") for one in own if not one.is_self())
     return alike and len(own) + len(schemas) == len(found.defaults_list)

@@ -69,6 +69,7 @@ def _stretched(found: Found, lengths: Sequence[int]) -> Found:
     """What was found in merged frames, in the frames that they stand for."""
     path = [output for output, length in zip(found.path, lengths, strict=True) for _ in range(length)]
     ends = list(itertools.accumulate(lengths))
+    assert found.completed is not None  # only runs of a search with a lexicon are merged
     return Found(found.score, path, [(ends[frame] - 1, word) for frame, word in found.completed])
 
 
@@ -77,6 +78,7 @@ def _options(config: Decode) -> dict:
 
 
 def _with_lexicon(pieces: Sequence[str], config: Decode) -> CTCDecoder:
+    assert config.lm  # Decode checks it
     language_model.check(config.lm)
     if not config.lexicon:
         raise ConfigError(

@@ -26,7 +26,7 @@ from earshot.hydra_words import readable
 
 BARE = "bare"  # all groups with the defaults of their dataclasses, no option chosen: half the time of `pipeline`
 
-_options: dict[tuple[str, str], dict[str, Any]] = {}
+_options: dict[tuple[str, str], Any] = {}
 
 
 @contextlib.contextmanager

@@ -74,7 +74,8 @@ def evaluate(cfg: EvaluateStage) -> None:
     if cfg.kind == "variant":  # before the program is opened for recognition: it must not outlive a change of the runtime's threads
         from earshot import timing  # imports the runtime, which the other kinds do without
 
-        host = {"host": timing.host_times(cfg.subject, cfg.window, sample(chosen, cfg.evaluation.timing_utterances, cfg.evaluation.seed))}
+        timed = sample(chosen, cfg.evaluation.timing_utterances, cfg.evaluation.seed)
+        host = {"host": timing.host_times(cfg.subject, cfg.window, [one.audio for one in timed])}
     forms = open_forms(cfg)
     judged = {"reference_windows": judge_graph(cfg, chosen)} if GRAPH_FORM in (form.name for form in forms) else {}
     rows = recognize(cfg, forms, chosen)
@@ -130,8 +131,8 @@ def check_window(window: Window, program: recognizers.Program | recognizers.Prog
     """
     frames = windows.frames_of(window, program.front_end)
     if frames != program.window_frames:
-        made = program.window_frames * window.seconds / frames
-        raise ConfigError(f"window.seconds={window.seconds}: {source} takes windows of {made:g} s; choose that window")
+        seconds = program.window_frames * window.seconds / frames
+        raise ConfigError(f"window.seconds={window.seconds}: {source} takes windows of {seconds:g} s; choose that window")
     asked = windows.layout(program.window_frames, window.overlap_s, program.front_end, program.grid, window.left_context_s)
     if recognizers.has_cache(program):
         made = program.layout
@@ -194,13 +195,13 @@ def sample(chosen: Iterable[Utterance], count: int, seed: int) -> list[Utterance
 # ---------------------------------------------------------------- recognition
 
 
-def judge_graph(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> int:
+def judge_graph(cfg: EvaluateStage, chosen: Stream) -> int:
     """Compare the integer graph with TOSA's reference model on the first utterances, and say on how many windows that was.
 
     Raises:
         ArtifactError: they differ on a window of an utterance, which the message names.
     """
-    graph = recognizers.judged_graph(cfg.subject)
+    graph: Any = recognizers.judged_graph(cfg.subject)  # of either kind of program
     form = recognizers.form_of(GRAPH_FORM, graph, cfg.window.overlap_s, cfg.subject)
     count = min(cfg.evaluation.reference_utterances, len(chosen))
     for item in tqdm(itertools.islice(chosen, count), total=count, desc="compare with TOSA's reference model", unit="utt", disable=None):
@@ -212,7 +213,7 @@ def judge_graph(cfg: EvaluateStage, chosen: Iterable[Utterance]) -> int:
     return graph.windows
 
 
-def recognize(cfg: EvaluateStage, forms: list[Form], chosen: Iterable[Utterance]) -> dict[str, list[metrics.Row]]:
+def recognize(cfg: EvaluateStage, forms: list[Form], chosen: Stream) -> dict[str, list[metrics.Row]]:
     """What each form makes of each utterance."""
     rows: dict[str, list[metrics.Row]] = {form.name: [] for form in forms}
     results = in_processes(cfg, chosen) if cfg.evaluation.jobs > 1 else in_this_process(cfg, forms, chosen)
@@ -276,10 +277,16 @@ _process: dict[str, Any] = {}
 def _begin(cfg: EvaluateStage) -> None:
     """Set up a worker process: it ends with its parent, even if that is killed."""
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    assert parent is not None  # this is a worker
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // cfg.evaluation.jobs))
     forms = open_forms(cfg)
     _process.update(forms=forms, decoder=Decoder(forms[0].pieces, cfg.decode))
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _work(item: Utterance) -> Hypotheses:

@@ -116,7 +116,7 @@ def confused(rows: Sequence[Row]) -> list[list]:
     return [[*words, count] for words, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_CONFUSED]]
 
 
-def wer_difference(rows: Sequence[Row], others: Sequence[Row], samples: int, seed: int) -> dict:
+def wer_difference(rows: Sequence[Row], others: Sequence[Row], samples: int, seed: int) -> dict[str, float | list[float]]:
     """WER of `rows` minus WER of `others`, two systems over the same utterances in the same order, with its 95% interval.
 
     Both are resampled by the same draws of utterances (Bisani and Ney, Bootstrap estimates for confidence intervals in ASR performance
@@ -124,7 +124,9 @@ def wer_difference(rows: Sequence[Row], others: Sequence[Row], samples: int, see
     """
     errors, words = _counts(rows)
     other_errors, other_words = _counts(others)
-    difference = {"wer_difference": float(errors.sum() / words.sum() - other_errors.sum() / other_words.sum())}
+    difference: dict[str, float | list[float]] = {
+        "wer_difference": float(errors.sum() / words.sum() - other_errors.sum() / other_words.sum())
+    }
     if samples:
         difference["wer_difference_ci95"] = percentiles(_resample(errors - other_errors, words, samples, seed))
     return difference

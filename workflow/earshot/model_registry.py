@@ -113,7 +113,7 @@ def register(
                 store.client.update_model_version(name, found.version, one.told())
             versions[one.id] = found.version
         winner = _winner(finished, marks)
-        _point_alias(store, name, winner and versions[winner.id])
+        _point_alias(store, name, versions[winner.id] if winner else None)
     told = winner and {"variant": winner.id, "version": versions[winner.id], "uri": f"models:/{name}@{WINNER}"}
     return {"name": name, "versions": versions, "winner": told, "created": created, "seconds": round(time.monotonic() - started, 2)}
 
@@ -139,7 +139,8 @@ def _make_registered(store: Store, name: str) -> None:
 
 
 def _versions(store: Store, name: str) -> list[ModelVersion]:
-    found, token = [], None
+    found: list[ModelVersion] = []
+    token = None
     while True:
         page = store.client.search_model_versions(f"name = '{name}'", page_token=token)
         found += page

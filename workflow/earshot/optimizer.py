@@ -17,7 +17,8 @@ from earshot.model import Conformer
 def build(model: Conformer, config: Train) -> torch.optim.Optimizer:
     """The optimizer that the configuration asks for; each of its parameter groups holds its peak learning rate as `peak_lr`."""
     adamw = {"lr": config.lr, "peak_lr": config.lr, "weight_decay": config.weight_decay}
-    common = {"betas": (0.9, 0.98), "foreach": True}  # all parameters at once: half the time of one after the other, on a CPU too
+    # All parameters at once: half the time of one after the other, on a CPU too.
+    common: dict[str, Any] = {"betas": (0.9, 0.98), "foreach": True}
     if config.optimizer == "adamw":
         return torch.optim.AdamW([{"params": list(model.parameters()), **adamw}], **common)
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 INK, RULE = "#1f2328", "#9aa0a6"  # text, and lines that only guide
 # Okabe and Ito's, and three of Tol's: told apart by all eyes.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#882255", "#44aa99", "#8877cc")
 WIDTH_IN = 8.2  # of a figure
 
-STYLE: dict[str, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font, and can be searched
     "text.parse_math": False,  # a name with $ is a name
     "font.family": "sans-serif",

@@ -20,7 +20,10 @@ from earshot.model.streaming import Streaming, StreamingConformer, silence_cache
 from earshot.model.subsampling import OutputGrid
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
     from earshot.lower.judge import Judged
+    from earshot.lower.tosa import IntegerGraph
 
 
 class Program(Protocol):
@@ -136,7 +139,7 @@ def form_of(name: str, program: Program | ProgramWithCache, overlap_s: float, so
     return windowed(name, program, overlap_s, source, progress)
 
 
-def has_cache(program: Program | ProgramWithCache) -> bool:
+def has_cache(program: Program | ProgramWithCache) -> TypeIs[ProgramWithCache]:
     return hasattr(program, "first_cache")
 
 
@@ -181,7 +184,7 @@ def load_program(program_dir: str | Path) -> Program | ProgramWithCache:
     return program.load(program_dir)
 
 
-def load_graph(program_dir: str | Path) -> Program | ProgramWithCache | None:
+def load_graph(program_dir: str | Path) -> IntegerGraph | None:
     """The integer graph of a program; None where it has none, being for the host or refused by the compiler.
 
     Raises:
@@ -201,7 +204,9 @@ def judged_graph(program_dir: str | Path) -> Judged:
     """The integer graph of a program, which has one, with TOSA's reference model beside it."""
     from earshot.lower.judge import Judged
 
-    return Judged(load_graph(program_dir))
+    graph = load_graph(program_dir)
+    assert graph is not None
+    return Judged(graph)
 
 
 def is_host(variant_dir: str | Path) -> bool:

@@ -246,8 +246,8 @@ def _interval(one: Row) -> str:
 def _difference(one: Row) -> str:
     if "wer_difference" not in one:
         return ""
-    ends = [one.get(f"wer_difference_ci95_{end}") for end in ("low", "high")]
-    return f"{100 * one['wer_difference']:+.2f}" + (f" ({100 * ends[0]:+.2f} … {100 * ends[1]:+.2f})" if None not in ends else "")
+    ends = [one[key] for end in ("low", "high") if (key := f"wer_difference_ci95_{end}") in one]
+    return f"{100 * one['wer_difference']:+.2f}" + (f" ({100 * ends[0]:+.2f} … {100 * ends[1]:+.2f})" if len(ends) == 2 else "")
 
 
 def _errors(one: Row) -> str:

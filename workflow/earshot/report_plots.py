@@ -53,7 +53,7 @@ def wer_by_form(table: Sequence[Row]) -> Figure:
         places, values = [at + (rank - 1) * height for at, _ in having], [100 * one[key] for _, one in having]
         axes.barh(places, values, height * 0.9, color=colour, label=label)
         for (_, one), place, value in zip(having, places, values, strict=True):
-            end = 100 * one.get("wer_ci95_high", one[key]) if key == "wer" else value
+            end = 100 * one["wer_ci95_high"] if key == "wer" and "wer_ci95_high" in one else value
             axes.annotate(f"{value:.1f}", (end, place), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
             if key == "wer" and "wer_ci95_low" in one:
                 axes.plot([100 * one["wer_ci95_low"], end], [place, place], color=INK, linewidth=1.1, solid_capstyle="butt")
@@ -120,7 +120,7 @@ def _scatter(panels: list[tuple[str, str, list[tuple[float, Row]]]]) -> Figure:
     handles = [Line2D([], [], linestyle="", marker="o", color=colours[name], label=name) for name in groups]
     handles += [Line2D([], [], linestyle="", marker=shapes[name], color=RULE, label=name) for name in targets]
     handles = handles[:MOST_LEGEND]
-    columns = max(1, int(WIDTH_IN / (CHARACTER_IN * (max(len(handle.get_label()) for handle in handles) + 5))))
+    columns = max(1, int(WIDTH_IN / (CHARACTER_IN * (max(len(str(handle.get_label())) for handle in handles) + 5))))
     figure.set_figheight(3.8 + LINE_IN * math.ceil(len(handles) / columns))
     figure.legend(handles=handles, loc="outside lower left", ncols=columns, handletextpad=0.3)
     return figure

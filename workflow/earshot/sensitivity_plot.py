@@ -22,13 +22,26 @@ DARK = 0.6  # of the colours, from here on the text is white
 class Row(Protocol):
     """What the picture shows of a line of the table."""
 
-    scheme: str
-    by: str
-    unit: str
-    case: str
-    noise: float
-    sqnr_db: float | None
-    loss_change: float
+    @property
+    def scheme(self) -> str: ...
+
+    @property
+    def by(self) -> str: ...
+
+    @property
+    def unit(self) -> str: ...
+
+    @property
+    def case(self) -> str: ...
+
+    @property
+    def noise(self) -> float: ...
+
+    @property
+    def sqnr_db(self) -> float | None: ...
+
+    @property
+    def loss_change(self) -> float: ...
 
 
 Cell = tuple[float, str]  # what gives the colour, the text

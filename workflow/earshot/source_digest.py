@@ -23,11 +23,18 @@ def module_file(module: str) -> Path | None:
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
 
 
+def own_file(module: str) -> Path:
+    """The file of a dotted module that is of this package."""
+    file = module_file(module)
+    assert file is not None, module
+    return file
+
+
 @functools.cache
 def imports(module: str) -> frozenset[str]:
     """The modules of this package that `module` imports, wherever in its file the import stands."""
-    found = set()
-    for node in ast.walk(ast.parse(module_file(module).read_text())):
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(own_file(module).read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -51,7 +58,7 @@ def modules(stage: str) -> tuple[str, ...]:
 
 def sources(module: str) -> list[Path]:
     """The files of a module: its own, and of a package the files beside it that are no Python, such as sources in C that it gives away."""
-    file = module_file(module)
+    file = own_file(module)
     beside = sorted(path for path in file.parent.iterdir() if path.is_file() and path.suffix != ".py") if file.stem == "__init__" else []
     return [file, *beside]
 

@@ -7,7 +7,6 @@ import resource
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,18 +19,14 @@ from earshot.lower.xnnpack import HostProgram, set_threads
 WARM_UP_WINDOWS = 3
 
 
-class WithAudio(Protocol):
-    audio: str
-
-
-def host_times(variant_dir: str | Path, window: Window, utterances: Iterable[WithAudio]) -> dict:
-    """Times of a host program over utterances, each with one thread and with all that this process may use.
+def host_times(variant_dir: str | Path, window: Window, files: Iterable[str]) -> dict:
+    """Times of a host program over the utterances in some audio files, each with one thread and with all that this process may use.
 
     rtf_*: seconds of computing per second of speech, over all windows that the utterances need, padding to the window included; the encoder
     alone, or with the front end. latency_ms_*: one window through the encoder, one thread. utterance_ms_*: one utterance, front end
     included, one thread. peak_rss_mib: of the whole Python process with one thread.
     """
-    audio = [read_audio(utterance.audio) for utterance in utterances]
+    audio = [read_audio(file) for file in files]
     threads = len(os.sched_getaffinity(0))
     before = torch.get_num_threads()
     try:

@@ -96,7 +96,7 @@ def log_results(
             logged["models"][name] = put(store, runs.get(entry.key), entry, None)
         for path in tqdm(order, desc="MLflow", unit="run", disable=None):
             entry = variant_entry(path, contents[path], tracking.log_pte)
-            entry = replace(entry, name=names[entry.key[1]], tags=entry.tags | (marks or {}).get(entry.key[1], {}))
+            entry = replace(entry, name=names[entry.key[1]], tags={**entry.tags, **(marks or {}).get(entry.key[1], {})})
             parent_id = logged["models"][contents[path]["model"]]["run_id"]
             logged["variants"][entry.key[1]] = {**put(store, runs.get(entry.key), entry, parent_id), "status": contents[path]["status"]}
     return logged
@@ -111,21 +111,21 @@ def put(store: Store, existing: Run | None, entry: Entry, parent_id: str | None)
         if parent_id and existing.data.tags.get(PARENT) != parent_id:
             store.tag(existing.info.run_id, {PARENT: parent_id})
         return {"run_id": existing.info.run_id, "action": "unchanged"}
-    points = entry.points if existing is None else missing_points(store, existing, entry)
-    if points is None:
+    points: list[tuple[str, float, int]] | None = entry.points
+    if existing is not None and (points := missing_points(store, existing, entry)) is None:
         store.client.delete_run(existing.info.run_id)
         existing, points = None, entry.points
     run_id = store.open_run(existing, entry.key, entry.params, name=entry.name, parent_id=parent_id)
-    updated = existing is not None and existing.info.run_id == run_id
-    store.log(run_id, points=points if updated else entry.points)
+    held = existing if existing is not None and existing.info.run_id == run_id else None
+    store.log(run_id, points=points if held else entry.points)
     for path in entry.files:
         store.client.log_artifact(run_id, str(path))
     store.client.set_terminated(run_id, "FAILED" if entry.failed else "FINISHED")
     for tag in REASON:
-        if updated and tag in existing.data.tags and tag not in tags:
+        if held and tag in held.data.tags and tag not in tags:
             store.client.delete_tag(run_id, tag)
     store.tag(run_id, tags)
-    return {"run_id": run_id, "action": "updated" if updated else "created"}
+    return {"run_id": run_id, "action": "updated" if held else "created"}
 
 
 def missing_points(store: Store, run: Run, entry: Entry) -> list[tuple[str, float, int]] | None:

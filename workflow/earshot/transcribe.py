@@ -114,12 +114,11 @@ def read_any(source: str | BinaryIO, name: str | None = None) -> np.ndarray:
         DataError: absent, empty or no audio.
     """
     path = name or str(source)
-    if isinstance(source, str):
-        source = Path(source).expanduser()
-        if not source.is_file():
-            raise DataError(f"{path}: no such file; check the path")
+    file = Path(source).expanduser() if isinstance(source, str) else source
+    if isinstance(file, Path) and not file.is_file():
+        raise DataError(f"{path}: no such file; check the path")
     try:
-        with soundfile.SoundFile(source) as stream:
+        with soundfile.SoundFile(file) as stream:
             samples, rate, promised = stream.read(dtype="float32", always_2d=True), stream.samplerate, stream.frames
     except (soundfile.LibsndfileError, OSError) as error:
         raise DataError(f"{path}: cannot be read as audio ({error}); convert it to WAV or FLAC") from error

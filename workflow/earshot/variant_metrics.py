@@ -201,7 +201,7 @@ def figures(metrics: dict[str, Any]) -> dict[str, float]:
     main = device_form(metrics)
     for form, accuracy in metrics.get("accuracy", {}).items():
         ending = "" if form == main else f"_{form}"
-        ends = {}
+        ends: dict[str, float] = {}
         for name in ("wer_ci95", "wer_difference_ci95"):
             ends |= dict(zip((f"{name}_low", f"{name}_high"), accuracy.get(name, ()), strict=False))
         named |= {f"{key}{ending}": value for key, value in (accuracy | ends).items() if _is_number(value)}

@@ -72,7 +72,8 @@ def words(
 def _by_pieces(found: Sequence[Span], pieces: Sequence[str]) -> list[tuple[str, list[Span]]]:
     """Words begin where a piece has the mark of a beginning, as in `earshot.decode.text`."""
     grouped: list[tuple[str, list[Span]]] = []
-    text, of = "", []
+    text = ""
+    of: list[Span] = []
     for span in found:
         piece = pieces[span.piece]
         if piece == UNKNOWN:

@@ -116,6 +116,8 @@ class Synthesizer:
     def __init__(self) -> None:
         _loader()  # what is missing is told here, before a server starts
         self._server = subprocess.Popen([sys.executable, "-m", "earshot.corpus.espeak"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._server.stdin and self._server.stdout  # pipes, as was asked for
+        self._ask, self._answer = self._server.stdin, self._server.stdout
 
     def speak(self, utterance: Utterance) -> tuple[bytes, int]:
         """Speech as 16-bit samples in the byte order of this machine, and the sample rate in Hz.
@@ -124,21 +126,21 @@ class Synthesizer:
             DataError: espeak-ng has no such voice, or fails.
         """
         with contextlib.suppress(BrokenPipeError):
-            self._server.stdin.write(json.dumps(asdict(utterance)).encode() + b"\n")
-            self._server.stdin.flush()
-        head = self._server.stdout.read(_HEAD.size)
+            self._ask.write(json.dumps(asdict(utterance)).encode() + b"\n")
+            self._ask.flush()
+        head = self._answer.read(_HEAD.size)
         if len(head) < _HEAD.size:
             raise DataError(f"espeak-ng ended while it spoke {utterance.text!r} with voice {utterance.voice!r}; {REMEDY}")
         sample_rate_hz, size = _HEAD.unpack(head)
-        content = self._server.stdout.read(size)
+        content = self._answer.read(size)
         if sample_rate_hz == 0:
             raise DataError(content.decode())
         return content, sample_rate_hz
 
     def close(self) -> None:
         """End the server."""
-        self._server.stdin.close()
-        self._server.stdout.close()
+        self._ask.close()
+        self._answer.close()
         self._server.wait()
 
 

@@ -41,7 +41,7 @@ class Subject:
         return self.recognizer.model.for_window(self.frames)
 
     @cached_property
-    def front_end(self) -> nn.Module:
+    def front_end(self) -> WindowFrontEnd:
         return WindowFrontEnd(self.recognizer.front_end, self.frames)
 
     @cached_property
@@ -104,6 +104,7 @@ def _run_exported(path: Path, x: torch.Tensor) -> torch.Tensor:
 def _write_onnx(subject: Subject, folder: Path) -> None:
     with quiet():
         made = torch.onnx.export(subject.exported, (), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+    assert made is not None  # with dynamo=True there is a program
     made.save(folder / "network.onnx")
 
 

@@ -17,6 +17,12 @@ class WindowFrontEnd(nn.Module):
     filter takes are computed, and only the samples that the window does not multiply by 0. Frames overlap, so each is put together of hops.
     """
 
+    cosines: torch.Tensor  # [n_bins, hops * hop_length], as sines
+    sines: torch.Tensor
+    filters: torch.Tensor  # [n_mels, n_bins]
+    mean: torch.Tensor  # [n_mels], as inverse_std
+    inverse_std: torch.Tensor
+
     def __init__(self, front_end: FrontEnd, frames: int) -> None:
         super().__init__()
         config, filters = front_end.config, front_end.log_mel.mel.mel_scale.fb  # [bins, n_mels]

@@ -24,9 +24,14 @@ BAR_IN, FRAME_IN = 0.2, 1.9  # height of a bar; of title, legend and axis togeth
 class Line(Protocol):
     """What the picture shows of a layer."""
 
-    module: str
-    operator: str
-    cycles: int
+    @property
+    def module(self) -> str: ...
+
+    @property
+    def operator(self) -> str: ...
+
+    @property
+    def cycles(self) -> int: ...
 
 
 def svg(table: Sequence[Line], modules: Sequence[str], figures: Figures, total: Mapping[str, float]) -> str:

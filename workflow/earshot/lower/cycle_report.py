@@ -100,7 +100,7 @@ def write(folder: Path, database: Path, accelerator: str) -> dict[str, float]:
 
 def layers(operators: Sequence[Operator], origins: Mapping[str, Origin], estimates: Sequence[Estimate], sram: Sequence[int]) -> list[Layer]:
     """The lines of the table; `origins` by the tensor that an operator makes, `sram` the bytes in use by layer."""
-    macs, owner = _macs(operators, estimates), {}
+    macs, owner = _macs(operators, estimates), dict[str, int]()
     found = []
     for one, share, in_use in zip(estimates, macs, sram, strict=True):
         operator = operators[one.source]

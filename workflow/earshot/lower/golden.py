@@ -37,9 +37,9 @@ def write(graph: IntegerGraph, folder: Path, window_s: float) -> None:
     """
     audio = golden_audio(round(window_s * SAMPLE_RATE_HZ))
     features = fit_window(graph.front_end(audio.astype(np.float32) / 32768.0), graph.front_end, graph.window_frames)[0]
-    with_cache = isinstance(graph, IntegerGraphWithCache)
-    integers = graph.quantize(features, graph.first_cache) if with_cache else graph.quantize(features)
+    caches = [graph.first_cache] if isinstance(graph, IntegerGraphWithCache) else []
+    integers = graph.quantize(features, *caches)
     vectors = (audio, features.numpy(), *integers, *judge.compare(graph, integers, "the golden signal"))
-    for name, array in zip(ENDS_WITH_CACHE if with_cache else ENDS, vectors, strict=True):
+    for name, array in zip(ENDS_WITH_CACHE if caches else ENDS, vectors, strict=True):
         np.save(folder / f"golden_{name}.npy", array)
         (folder / f"golden_{name}.bin").write_bytes(array.astype(array.dtype.newbyteorder("<")).tobytes())

@@ -18,11 +18,20 @@ CHARACTER = 0.0066  # of the width, about: a module that has no room for its nam
 class Line(Protocol):
     """What the picture shows of a layer."""
 
-    layer: str
-    module: str
-    operator: str
-    cycles: int
-    sram_bytes: int
+    @property
+    def layer(self) -> str: ...
+
+    @property
+    def module(self) -> str: ...
+
+    @property
+    def operator(self) -> str: ...
+
+    @property
+    def cycles(self) -> int: ...
+
+    @property
+    def sram_bytes(self) -> int: ...
 
 
 def peak(table: Sequence[Line]) -> Line:

@@ -21,7 +21,9 @@ class IntegerGraphWithCache(IntegerGraph):
         self.layout, self.first_cache = left_context.layout(report), left_context.read_first_cache(Path(folder), report)
         self.inputs, self.outputs = ([self.boundary[name] for name in (end, f"cache_{end}")] for end in ("input", "output"))
 
-    def __call__(self, features: torch.Tensor, cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(  # type: ignore[override]  # two inputs: recognizers.has_cache tells these graphs from others
+        self, features: torch.Tensor, cache: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         logits, cache = self.dequantize(*self.run(*self.quantize(features, cache)))
         return logits, cache
 

@@ -116,7 +116,7 @@ def memory(summary: Path) -> list[dict[str, str | float]]:
     """The memory table of the device bundle: each memory that the program uses, with KiB and what it holds."""
     (row,) = _rows(summary)
     holds = {row["feature_map_storage_area"]: "activations (arena)", row["weights_storage_area"]: "weights, biases, commands"}
-    table = []
+    table: list[dict[str, str | float]] = []
     for name, key in (("SRAM", "sram"), ("DRAM", "dram"), ("On-chip Flash", "on_chip_flash"), ("Off-chip Flash", "off_chip_flash")):
         kib = float(row[f"{key}_memory_used"])
         if kib:

@@ -67,7 +67,7 @@ def digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
     found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        found.update(tensor.cpu().flatten().view(torch.uint8).numpy())
+        found.update(tensor.cpu().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -48,11 +48,12 @@ class SpeechBatchNorm(nn.BatchNorm1d):
     Were padding or silence counted, the statistics would follow how much of it a batch happens to have, and fit no utterance.
     """
 
-    def forward(self, x_bdt: torch.Tensor, speech_bt: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x_bdt: torch.Tensor, speech_bt: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
         if speech_bt is None or not self.training:
             return super().forward(x_bdt)
         speech_nd = x_bdt.transpose(1, 2)[speech_bt].float()
         mean, variance = speech_nd.mean(0), speech_nd.var(0, correction=0)
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None  # the defaults
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance, self.momentum)
@@ -176,8 +177,9 @@ class Conformer(nn.Module):
 
     def position_table(self, frames: int) -> torch.Tensor | None:
         """What the attention of `frames` output frames takes as positions: [2 * frames - 1, dim], absolute [frames, dim], or nothing."""
-        if self.positions == "none":
-            return None
+        return None if self.positions == "none" else self._sinusoids(frames)
+
+    def _sinusoids(self, frames: int) -> torch.Tensor:
         return (relative_positions if self.positions == "relative" else absolute_positions)(frames, self.dim)
 
     def _positions(self, frames: int, device: torch.device) -> torch.Tensor | None:
@@ -189,7 +191,7 @@ class Conformer(nn.Module):
             return self.positions_rd
         if frames > longest or device != self.positions_rd.device:
             longest = max(longest, frames)
-            self.positions_rd = self.position_table(longest).to(device)
+            self.positions_rd = self._sinusoids(longest).to(device)
         return self.positions_rd[longest - frames : longest + frames - 1] if relative else self.positions_rd[:frames]
 
     def for_window(self, frames: int) -> Conformer:

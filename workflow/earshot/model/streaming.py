@@ -53,6 +53,7 @@ class StreamingConformer(nn.Module):
             raise ConfigError("window.left_context_s: the model has absolute positions, which end at a window; set it to 0")
         self.model, self.streaming = model.eval(), streaming
         positions_rd = None if model.positions == "none" else relative_positions(streaming.outputs, model.dim, streaming.left)
+        self.positions_rd: torch.Tensor | None
         self.register_buffer("positions_rd", positions_rd, persistent=False)
         self.reaches = [block.convolution.depthwise.kernel_size[0] // 2 for block in model.blocks]  # of the convolutions, to the left
 
@@ -61,7 +62,7 @@ class StreamingConformer(nn.Module):
         return cache_shape(self.model, self.streaming)
 
     def forward(self, x_btf: torch.Tensor, cache_brd: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x_btd, kept = self.model.subsampling(x_btf), []
+        x_btd, kept = self.model.subsampling(x_btf), list[torch.Tensor]()
         for block, reach, context_bcd, before_bkd in zip(self.model.blocks, self.reaches, *self._parts(cache_brd), strict=True):
             x_btd = x_btd + 0.5 * block.feed_forward1(x_btd)
             x_btd = x_btd + self._attention(block, x_btd, context_bcd, kept)

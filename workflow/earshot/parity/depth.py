@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -66,8 +67,8 @@ def measure(program: Graph, graph: IntegerGraph | None, windows: Iterable[Sequen
                 step[i].add(found, of_graph[point.quantize])
     lines = []
     for i, point in enumerate(points):
-        counterpart = counterparts.found.get(point.quantize) if counterparts else None
-        alone = counterparts.departures[point.quantize] if counterpart else None
+        counterpart = counterparts.found.get(point.quantize) if counterparts and counterparts.found else None
+        alone = counterparts.departures[point.quantize] if counterparts and counterpart else None
         lines.append(
             Tensor(
                 tensor=point.quantize.name,
@@ -93,26 +94,31 @@ def depart(tensors: Sequence[Tensor], least_db: float) -> Departure | None:
         if one.integer_graph_sqnr_db is None or one.quantized_sqnr_db - one.integer_graph_sqnr_db <= least_db:
             continue
         before = [tensor for tensor in tensors[: i + 1] if tensor.operator_sqnr_db is not None]
-        cause = min(before, key=lambda tensor: tensor.operator_sqnr_db)
+        cause = min(before, key=_alone_db)
         return Departure(i, one.module, one.submodule, one.operator, one.quantized_sqnr_db, one.integer_graph_sqnr_db, cause)
     return None
 
 
-def by_operator(tensors: Sequence[Tensor]) -> dict[str, dict[str, float | int | str]]:
+def _alone_db(tensor: Tensor) -> float:
+    """What an operator alone departs; infinite where that was not measured."""
+    return math.inf if tensor.operator_sqnr_db is None else tensor.operator_sqnr_db
+
+
+def by_operator(tensors: Sequence[Tensor]) -> dict[str, dict[str, Any]]:
     """What each kind of operator departs by itself, the worst first: of how many tensors, and of the worst of them."""
     kinds: dict[str, list[Tensor]] = {}
     for one in tensors:
         if one.operator_sqnr_db is not None:
             kinds.setdefault(one.operator, []).append(one)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, members in kinds.items():
-        worst = min(members, key=lambda one: one.operator_sqnr_db)
+        worst = min(members, key=_alone_db)
         found[name] = {
             "tensors": len(members),
-            "departing": sum(one.differing > 0 for one in members),
-            "worst_sqnr_db": worst.operator_sqnr_db,
+            "departing": sum(bool(one.differing) for one in members),
+            "worst_sqnr_db": _alone_db(worst),
             "worst_differing": worst.differing,
-            "most_steps": max(one.most_steps for one in members),
+            "most_steps": max(one.most_steps or 0 for one in members),
             "worst_in": worst.submodule,
         }
     return dict(sorted(found.items(), key=lambda item: item[1]["worst_sqnr_db"]))

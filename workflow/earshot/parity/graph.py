@@ -27,7 +27,7 @@ MODEL = "model"  # what the outermost module itself does, between its parts
 
 def kind(node: Node) -> str:
     """The name of an operator: conv2d, mul, quantize_per_tensor ..."""
-    return getattr(node.target, "_opname", None) or getattr(node.target, "__name__", str(node.target))
+    return getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
 
 
 def is_quantize(node: Node) -> bool:
@@ -86,7 +86,7 @@ class Graph:
             made = node.args[0]
             while is_dequantize(made):  # the same tensor once more, in other integers
                 made = made.args[0].args[0] if isinstance(made.args[0], Node) and is_quantize(made.args[0]) else made.args[0]
-            scale, zero_point = (value if isinstance(value, int | float) else None for value in node.args[1:3])
+            scale, zero_point = (None if isinstance(value, Node) else value for value in node.args[1:3])
             operator = "input" if made.op == "placeholder" else kind(made)
             path = self.paths.get(made) or self.paths.get(node) or MODEL
             found.append(Point(node, users[0], operator, path, scale, zero_point))
@@ -121,7 +121,7 @@ class Graph:
 
     def following(self, quantize: Node) -> list[Node]:
         """The quantize nodes of the activations that are made of one directly, whatever operators lie between."""
-        found, waiting = {}, list(quantize.users)
+        found, waiting = dict[Node, None](), list(quantize.users)
         while waiting:
             node = waiting.pop()
             if is_quantize(node):
@@ -146,7 +146,7 @@ class Graph:
         """
         values: dict[Node, Any] = dict(self._floats if in_floats else self._constants)
         values |= dict(zip(self._inputs, inputs, strict=True))
-        wanted, kept = set(keep), {}
+        wanted, kept = set(keep), dict[Node, torch.Tensor]()
         with torch.inference_mode():
             for node in self.nodes:
                 args = map_arg(node.args, values.__getitem__)

@@ -87,13 +87,13 @@ class Counterparts:
         tensors = self._graph.intermediates(*integers, names=self._names)
         if self.found is None:
             self.found = self._find(inputs, tensors)
-        values = {}
+        values, counterparts = {}, self.found
 
         def change(node: Node, own: torch.Tensor) -> torch.Tensor:
-            counterpart = self.found.get(node)
-            if counterpart is None:
+            point, counterpart = self.points[node], counterparts.get(node)
+            if counterpart is None or point.scale is None or point.zero_point is None:
                 return own
-            point, graphs = self.points[node], counterpart.read(tensors, own)
+            graphs = counterpart.read(tensors, own)
             self.departures[node].add(own, graphs, point.zero_point)
             values[node] = (graphs.float() - point.zero_point) * point.scale
             return graphs
@@ -115,12 +115,13 @@ class Counterparts:
                 point = self.points.get(node)
                 if point is None or point.scale is None:
                     return own
-                found[node] = pool.counterpart(own, alike=node not in refused)
-                return own if found[node] is None else found[node].read(tensors, own)
+                counterpart = found[node] = pool.counterpart(own, alike=node not in refused)
+                return own if counterpart is None else counterpart.read(tensors, own)
 
             self._program.run(*inputs, change=change)
             doubtful = [node for node, one in found.items() if one and one.alike]
-            wrong = [node for node in doubtful if not any(found.get(one) and not found[one].alike for one in self._program.following(node))]
+            sure = {node for node, one in found.items() if one and not one.alike}
+            wrong = [node for node in doubtful if sure.isdisjoint(self._program.following(node))]
             if not wrong:
                 return found
             refused.add(wrong[0])

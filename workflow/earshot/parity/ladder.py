@@ -53,7 +53,7 @@ class AsProgram:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._like, name)
 
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def __call__(self, *inputs: torch.Tensor) -> Any:
         outputs, _ = self._graph.run(*(one[None] for one in inputs), in_floats=self._in_floats)
         return outputs[0][0] if len(outputs) == 1 else tuple(one[0] for one in outputs)
 
@@ -90,7 +90,7 @@ def open_ladder(cfg: ParityStage) -> Ladder:
     if report["npu_form"]:
         known += trained.of_npu_form(recognizer.model, frames, n_mels, reference.layout if recognizers.has_cache(reference) else None)
     graph = Graph(exported, known)
-    in_floats = AsProgram(report, reference, graph, in_floats=True)
+    in_floats: Any = AsProgram(report, reference, graph, in_floats=True)
     evaluate.check_window(cfg.window, in_floats, folder)
     rungs: dict[str, Any] = {"float": reference, "exported": in_floats}
     if report["quantize"]:
@@ -146,8 +146,8 @@ def compare(forms: Sequence[recognizers.Form], features: Sequence[torch.Tensor])
             against_first[form.name].add(logits[0], found)
             against_before[form.name].add(before, found)
     figures: dict[str, dict[str, Any]] = {forms[0].name: {}}
-    for form, before in zip(forms[1:], forms, strict=False):
-        step = {"from": before.name, **against_before[form.name].report()}
+    for form, earlier in zip(forms[1:], forms, strict=False):
+        step = {"from": earlier.name, **against_before[form.name].report()}
         figures[form.name] = {**against_first[form.name].report(), "step": step}
     return figures
 
@@ -155,15 +155,15 @@ def compare(forms: Sequence[recognizers.Form], features: Sequence[torch.Tensor])
 def inputs_of(ladder: Ladder, features: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
     """The inputs of all windows of some utterances, with the batch of one; a cache is what the program in floats gave before."""
     of = ladder.exported
-    cached = recognizers.has_cache(of)
-    layout = of.layout if cached else windows.layout(of.window_frames, 0.0, of.front_end, of.grid)
+    cached = of if recognizers.has_cache(of) else None
+    layout = cached.layout if cached else windows.layout(of.window_frames, 0.0, of.front_end, of.grid)
     for one in features:
-        cache = of.first_cache if cached else None
+        cache = cached.first_cache if cached else torch.empty(0)
         for piece in layout.pieces(len(one)):
             x = windows.cut(one, piece, layout, of.front_end.silence())
             yield (x[None], cache[None]) if cached else (x[None],)
             if cached:
-                _, cache = of(x, cache)
+                _, cache = cached(x, cache)
 
 
 def word_error_rates(cfg: ParityStage) -> dict[str, float]:

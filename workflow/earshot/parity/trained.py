@@ -33,12 +33,12 @@ def numbers(model: Conformer, outputs: int) -> list[torch.Tensor]:
         found.append(positions_rd)
     for module in model.modules():
         if isinstance(module, Convolution):  # with its batch norm, as a convolution over [B, D, T]
-            folded = depthwise_with_batch_norm(module.depthwise, module.batch_norm)
-            found += [folded.weight.detach().squeeze(2), folded.bias.detach()]
+            weight, bias = depthwise_with_batch_norm(module.depthwise, module.batch_norm).parameters()
+            found += [weight.detach().squeeze(2), bias.detach()]
         elif isinstance(module, nn.LayerNorm):
             scalars |= {1 / module.normalized_shape[0], module.eps}
         elif isinstance(module, Attention):
             scalars.add(module.scale)
-            if positions_rd is not None:
+            if positions_rd is not None and module.position is not None:
                 found.append(module.position(positions_rd).detach().unflatten(1, (module.heads, -1)).permute(1, 2, 0)[None])
     return [*found, *(torch.tensor([float(scalar)]) for scalar in sorted(scalars))]

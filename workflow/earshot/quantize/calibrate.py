@@ -83,7 +83,7 @@ def _of_all_speakers(train: list[Utterance], rng: random.Random) -> list[Utteran
     for utterance in _at_random(train, rng):
         turns[utterance.speaker] += 1
         turn_of[utterance] = turns[utterance.speaker]
-    return sorted(turn_of, key=turn_of.get)
+    return sorted(turn_of, key=lambda utterance: turn_of[utterance])
 
 
 SAMPLING = {"random": _at_random, "longest": _longest_first, "duration": _of_all_durations, "speaker": _of_all_speakers}

@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from earshot.quantize.dictionary import decomposed as by_kind
+from earshot.quantize.replacing import replaced
 
 
 def _functional(program: ExportedProgram) -> bool:
@@ -52,8 +53,5 @@ def needed_decompositions() -> Iterator[None]:
         decomposed.add(result)
         return result
 
-    ExportedProgram.run_decompositions = run_needed
-    try:
+    with replaced(ExportedProgram, "run_decompositions", run_needed):
         yield
-    finally:
-        ExportedProgram.run_decompositions = run

@@ -120,7 +120,7 @@ def _small(program: ExportedProgram, calls: dict[tuple, Node], values: dict[Node
     outputs: list[Node] = []
     pending = []
     for call in calls.values():
-        own = {}
+        own: dict[Node, Node] = {}
         for tensor in dict.fromkeys(_tensors(call)):
             size, stride, dtype, device, _ = _layout(values[tensor])
             own[tensor] = graph.call_function(
@@ -130,7 +130,7 @@ def _small(program: ExportedProgram, calls: dict[tuple, Node], values: dict[Node
         tensors.extend(own.values())
         pending.append((call, own))
     for call, own in pending:
-        made = graph.node_copy(call, lambda tensor, own=own: own[tensor])
+        made = graph.node_copy(call, own.__getitem__)
         made.meta["val"] = values[call]
         if isinstance(values[call], (list, tuple)):
             for i, value in enumerate(values[call]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,8 @@ from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra import partitioner
 from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner, Partition
+
+from earshot.quantize.replacing import replaced
 
 # What a signature is made of, and what is read from its lists of specs, by the list.
 _PARTS = (graph_signature.InputSpec, graph_signature.OutputSpec, graph_signature.TensorArgument)
@@ -39,7 +42,8 @@ def indexed_signatures() -> Iterator[None]:
         object.__setattr__(self, name, value)
 
     def remembered(name: str, build: Callable[[ExportGraphSignature], Any]) -> property:
-        specs_name, last = _DICTIONARIES[name], None
+        specs_name = _DICTIONARIES[name]
+        last: tuple[ExportGraphSignature, int, list, Any] | None = None
 
         def look_up(self: ExportGraphSignature) -> Any:
             nonlocal last
@@ -50,29 +54,26 @@ def indexed_signatures() -> Iterator[None]:
 
         return property(look_up)
 
-    before = {name: ExportGraphSignature.__dict__[name] for name in _DICTIONARIES}
-    for name, original in before.items():
-        setattr(ExportGraphSignature, name, remembered(name, original.fget))
-    for part in _PARTS:
-        part.__setattr__ = noted
-    try:
-        yield
-    finally:
-        for name, original in before.items():
-            setattr(ExportGraphSignature, name, original)
+    with contextlib.ExitStack() as stack:
+        for name in _DICTIONARIES:
+            build = vars(ExportGraphSignature)[name].fget
+            stack.enter_context(replaced(ExportGraphSignature, name, remembered(name, build)))
         for part in _PARTS:
-            del part.__setattr__
+            stack.enter_context(replaced(part, "__setattr__", noted))
+        yield
 
 
 class _Dependencies:
     """All that depends on a node, found out when it is first asked for."""
 
-    def __init__(self, graph_module: GraphModule, view: type) -> None:
-        self._graph_module, self._view, self._viewed = graph_module, view, None
+    def __init__(self, graph_module: GraphModule, view: type[partitioner._DependencyViewer]) -> None:
+        self._graph_module, self._view = graph_module, view
+
+    @functools.cached_property
+    def _viewed(self) -> partitioner._DependencyViewer:
+        return self._view(self._graph_module)
 
     def downstreams_of(self, node: Node) -> set[Node]:
-        if self._viewed is None:
-            self._viewed = self._view(self._graph_module)
         return self._viewed.downstreams_of(node)
 
 
@@ -81,7 +82,7 @@ def whole_partitions() -> Iterator[None]:
     """Take a graph whose every operator is supported as one partition, without looking for cycles through what is not."""
     propose, view = CapabilityBasedPartitioner.propose_partitions, partitioner._DependencyViewer
 
-    def proposed(self: CapabilityBasedPartitioner) -> list[Partition]:
+    def proposed(self: Any) -> list[Partition]:
         supported = {node: self._is_node_supported(node) for node in reversed(self.graph_module.graph.nodes)}
         orders = {node: order for order, node in enumerate(supported) if supported[node]}
         calls = [node for node in supported if node.op == "call_function"]
@@ -92,9 +93,8 @@ def whole_partitions() -> Iterator[None]:
         self._is_node_supported = supported.__getitem__  # asked once: a refusal is reported at each question
         return propose(self)
 
-    CapabilityBasedPartitioner.propose_partitions = proposed
-    partitioner._DependencyViewer = lambda graph_module: _Dependencies(graph_module, view)
-    try:
+    def viewer(graph_module: GraphModule) -> _Dependencies:
+        return _Dependencies(graph_module, view)
+
+    with replaced(CapabilityBasedPartitioner, "propose_partitions", proposed), replaced(partitioner, "_DependencyViewer", viewer):
         yield
-    finally:
-        CapabilityBasedPartitioner.propose_partitions, partitioner._DependencyViewer = propose, view

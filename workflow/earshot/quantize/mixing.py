@@ -68,7 +68,8 @@ class Edge(nn.Module):
     def __init__(self, constant: torch.Tensor | None) -> None:
         super().__init__()
         self.constant = None if constant is None else constant.detach()
-        self.value, self.roundings = self.constant, ()
+        self.value = self.constant
+        self.roundings: tuple[Rounding, ...] = ()
 
     def set(self, roundings: tuple[Rounding, ...]) -> None:
         if roundings != self.roundings:

@@ -84,6 +84,8 @@ class Resolved(UniformQuantizationObserverBase):
     the scale stays Arm's: tensors that share it need no rescaling, and that saves cycles.
     """
 
+    eps: torch.Tensor
+
     def _calculate_qparams(self, min_val: torch.Tensor, max_val: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         largest = torch.maximum(min_val.abs(), max_val.abs()).max()
         if largest > 0:
@@ -130,8 +132,8 @@ def choose(parts: Sequence[CalibPart], found: dict[EdgeOrNode, Any]) -> None:
         if fitting[0]:
             _put(found, observer, _with_ranges(observer, *kind(fitting[0])), makers)
     if unused:
-        makers = (place for place in found if isinstance(place, fx.Node))
-        known = ", ".join(filter(None, dict.fromkeys(name(path) for maker in makers for path in paths(maker))))
+        made = (place for place in found if isinstance(place, fx.Node))
+        known = ", ".join(filter(None, dict.fromkeys(name(path) for maker in made for path in paths(maker))))
         raise ConfigError(f"calib.parts: {', '.join(sorted(unused))}: no module of such a name makes an activation; modules are {known}")
 
 

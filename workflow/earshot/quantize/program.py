@@ -227,8 +227,8 @@ def _readable(shapes: list[list[int]]) -> str:
     return " and ".join(map(str, shapes))
 
 
-class Program:
-    """A saved program, run by PyTorch: features [window_frames, n_mels] to logits [T', V]."""
+class _Saved:
+    """A saved program, run by PyTorch."""
 
     def __init__(self, program_dir: Path, report: dict[str, Any]) -> None:
         self.front_end, self.pieces = FrontEnd.load(program_dir / FRONT_END), read_pieces(program_dir / PIECES)
@@ -236,12 +236,16 @@ class Program:
         exported = read_made(program_dir, report, self.front_end.n_mels, len(self.pieces))
         self._module = exported.module(check_guards=False)
 
+
+class Program(_Saved):
+    """A saved program of one window: features [window_frames, n_mels] to logits [T', V]."""
+
     @torch.no_grad()
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         return self._module(features[None])[0]
 
 
-class ProgramWithCache(Program):
+class ProgramWithCache(_Saved):
     """A saved program that is given a cache of left context: features and cache [rows, D] to logits and the next cache."""
 
     def __init__(self, program_dir: Path, report: dict[str, Any]) -> None:
@@ -254,7 +258,7 @@ class ProgramWithCache(Program):
         return logits[0], cache[0]
 
 
-def load(program_dir: str | Path) -> Program:
+def load(program_dir: str | Path) -> Program | ProgramWithCache:
     """Read a program directory.
 
     Raises:

@@ -30,6 +30,7 @@ from earshot.decode import decode
 from earshot.errors import ArtifactError, ConfigError
 from earshot.features import FrontEnd
 from earshot.files import atomic, damage
+from earshot.model import Conformer
 from earshot.quantize import fake
 from earshot.quantize.calibrate import Utterance, fit_window
 
@@ -42,7 +43,8 @@ class Speech:
 
     def __init__(self, utterances: list[Utterance], front_end: FrontEnd, frames: int, seed: int) -> None:
         self.utterances, self.front_end, self.frames, self.seed = utterances, front_end, frames, seed
-        self._turn, self._order = -1, []
+        self._turn = -1
+        self._order: list[int] = []
 
     def batch(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Windows number first ... first + count - 1: [count, frames, n_mels], and the frames of speech in each, [count].
@@ -117,15 +119,17 @@ def learning_rate(step: int, config: Qat) -> float:
 class Training:
     """Quantization-aware training that can be left after any of its periods and gone on with."""
 
-    def __init__(self, config: Qat, teacher: nn.Module, taught: GraphModule, averaged: GraphModule, state: Path) -> None:
+    def __init__(self, config: Qat, teacher: Conformer, taught: GraphModule, averaged: GraphModule, state: Path) -> None:
         """`taught` and `averaged` have equal weights; those of `taught` that take gradients are trained."""
         self.config, self.teacher, self.taught, self.averaged, self.state = config, teacher, taught, averaged, state
         self.weights = {name: parameter for name, parameter in taught.named_parameters() if parameter.requires_grad}
         own = dict(averaged.named_parameters())
         self.average = {name: own[name] for name in self.weights}
-        adamw = {"lr": config.lr, "betas": (0.9, 0.98), "weight_decay": config.weight_decay}
-        self.optimizer = torch.optim.AdamW(self.weights.values(), **adamw, foreach=True)
-        self.step, self.best = 0, {}
+        self.optimizer = torch.optim.AdamW(
+            self.weights.values(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay, foreach=True
+        )
+        self.step = 0
+        self.best: dict[str, Any] = {}
 
     def fit(self, speech: Speech, calibration: Inputs, dev: Dev) -> Iterator[dict[str, float]]:
         """Train from where `state` stands; yields a row of the curves at the beginning of each period, and at the end.

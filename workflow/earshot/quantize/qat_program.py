@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from earshot import windows
-from earshot.config import QuantizeStage
+from earshot.config import Qat, QuantizeStage
 from earshot.corpus.manifest import load_cuts
 from earshot.files import atomic, sha256
 from earshot.model import checkpoint
@@ -25,6 +25,12 @@ from earshot.quantize import calibrate, fake, program, qat, schemes
 from earshot.resuming import fresh_state
 
 STATE, CURVES = "state", "qat.csv"  # under the program directory
+
+
+def settings(cfg: QuantizeStage) -> Qat:
+    """Of a scheme that is trained."""
+    assert cfg.quant.qat is not None
+    return cfg.quant.qat
 
 
 def trained(
@@ -44,13 +50,14 @@ def trained(
     taught, averaged = graphs(cfg, recognizer, written, exported)
     layout = windows.layout(frames, cfg.window.overlap_s, front_end, recognizer.model.grid)
     dev = qat.Dev.of(recognizer.model, dev_utterances(cfg), layout, front_end, recognizer.pieces)
-    training = qat.Training(cfg.quant.qat, recognizer.model, taught, averaged, state)
-    for row in training.fit(qat.Speech(utterances, front_end, frames, cfg.quant.qat.seed), calibration, dev):
+    config = settings(cfg)
+    training = qat.Training(config, recognizer.model, taught, averaged, state)
+    for row in training.fit(qat.Speech(utterances, front_end, frames, config.seed), calibration, dev):
         losses = f"train loss {row['train_loss']:.4f}  dev loss {row['dev_loss']:.4f}"
-        print(f"step {row['step']}/{cfg.quant.qat.steps}  {losses}  dev WER {row['dev_wer']:.1%}", flush=True)
+        print(f"step {row['step']}/{config.steps}  {losses}  dev WER {row['dev_wer']:.1%}", flush=True)
     with atomic(Path(cfg.out) / CURVES) as temporary:
         shutil.copyfile(state / qat.CURVES, temporary)
-    return fake.convert(averaged), {**dataclasses.asdict(cfg.quant.qat), "utterances": len(utterances), "best_step": training.best["step"]}
+    return fake.convert(averaged), {**dataclasses.asdict(config), "utterances": len(utterances), "best_step": training.best["step"]}
 
 
 def graphs(
@@ -61,7 +68,7 @@ def graphs(
     What only computes a norm is no subject of training.
     """
     front_end = recognizer.front_end
-    shape = cfg.quant.qat.batch, windows.frames_of(cfg.window, front_end), front_end.n_mels
+    shape = settings(cfg).batch, windows.frames_of(cfg.window, front_end), front_end.n_mels
     batches = program.export(copy.deepcopy(written), written, shape)
     taught, averaged = (
         fake.prepare(one, schemes.quantizer(cfg.quant, cfg.calib, cfg.family, one.graph_module, training=True))
@@ -88,5 +95,6 @@ def fingerprint(cfg: QuantizeStage) -> dict[str, Any]:
 def dev_utterances(cfg: QuantizeStage) -> list[tuple[str, str]]:
     """Audio and words of utterances of the dev split, drawn by the seed."""
     cuts = sorted(load_cuts(Path(cfg.corpus_dir, "dev.cuts.jsonl.gz")), key=lambda cut: cut.id)
-    drawn = random.Random(cfg.quant.qat.seed).sample(cuts, min(cfg.quant.qat.dev_utterances, len(cuts)))
+    config = settings(cfg)
+    drawn = random.Random(config.seed).sample(cuts, min(config.dev_utterances, len(cuts)))
     return [(cut.recording.sources[0].source, cut.supervisions[0].text) for cut in drawn]

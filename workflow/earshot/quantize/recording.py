@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 from torch._library.utils import get_layout_constraint_tag
-from torch.fx import Graph, Interpreter, Node, Proxy
+from torch.fx import Graph, Node, Proxy
 from torch.fx import traceback as fx_traceback
 from torch.fx.immutable_collections import immutable_dict
 from torch.fx.proxy import _COPY_META_FIELDS, _get_seq_nr
 from torch.fx.traceback import GRADIENT_ACC_SPECIAL_STACK, NodeSource, NodeSourceAction
+
+from earshot.quantize.replacing import replaced
 
 
 @functools.cache
@@ -100,7 +102,7 @@ def _source(node: Node, pass_name: str) -> NodeSource:
     return source
 
 
-def _run_node(self: Interpreter, node: Node) -> Any:
+def _run_node(self: Any, node: Node) -> Any:
     """`run_node` of a pass that retraces; the notes of `node` are the current ones meanwhile."""
     self.node = node
     self.callback.node_debug_str = node
@@ -118,14 +120,7 @@ def _run_node(self: Interpreter, node: Node) -> Any:
 
 
 @contextlib.contextmanager
-def brisk_walks(*bases: type) -> Iterator[None]:
-    """Walk through the graphs of passes of these bases without describing each node in words."""
-    walks = [(base, base.ExportInterpreter, base.ExportInterpreter.__dict__["run_node"]) for base in bases]
-    for base, interpreter, _ in walks:
-        base.node_debug_str, interpreter.run_node = _Described(), _run_node
-    try:
+def brisk_walks(base: Any) -> Iterator[None]:
+    """Walk through the graphs of passes of this base without describing each node in words."""
+    with replaced(base, "node_debug_str", _Described()), replaced(base.ExportInterpreter, "run_node", _run_node):
         yield
-    finally:
-        for base, interpreter, run_node in walks:
-            del base.node_debug_str
-            interpreter.run_node = run_node

@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.immutable_collections import immutable_list
 
 from earshot.quantize.recording import append_call, brisk_walks
+from earshot.quantize.replacing import replaced
 
 # The two bases of passes that retrace, which are written alike, and what their passes hand from operator to operator.
 BASES = (_ExportPassBase, ProxyValue), (_ExportPassBaseDeprecatedDoNotUse, TorchProxyValue)
@@ -145,7 +146,7 @@ def _delegate_recorded(caller: Any, record: Callable[..., Any], args: Any, kwarg
 
 
 @contextlib.contextmanager
-def _looking_up(memory: _Memory, base: type, value: type) -> Iterator[None]:
+def _looking_up(memory: _Memory, base: Any, value: type) -> Iterator[None]:
     record = base._fx
 
     def looked_up(self: Any, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
@@ -170,8 +171,5 @@ def _looking_up(memory: _Memory, base: type, value: type) -> Iterator[None]:
             self.tracer.set_metadata(proxy.node, result)
         return value(result, proxy)
 
-    base._fx = looked_up
-    try:
+    with replaced(base, "_fx", looked_up):
         yield
-    finally:
-        base._fx = record

@@ -47,6 +47,11 @@ def uniform(scheme: str) -> Callable[[Operator], str]:
     return lambda operator: scheme
 
 
+def partly(scheme: str, inside: set[str], case: str) -> Callable[[Operator], str]:
+    """The scheme for the operators of these names alone, or for all others."""
+    return lambda operator: scheme if (operator.name in inside) == (case == ALONE) else FLOAT
+
+
 def rows(network: MixedNetwork, scheme: str, probe: Probe, float_: Measured, whole: Measured, progress: Callable) -> list[Row]:
     """The table of a scheme.
 
@@ -59,7 +64,7 @@ def rows(network: MixedNetwork, scheme: str, probe: Probe, float_: Measured, who
     for by, unit in progress(units(network)):
         inside = {one.name for one in network.operators if BELONGS[by](one) == unit}
         for case in (ALONE, SPARED):
-            network.mix(lambda one, inside=inside, case=case: scheme if (one.name in inside) == (case == ALONE) else FLOAT)
+            network.mix(partly(scheme, inside, case))
             measured = probe.measure(network, with_wer=by == MODULE)
             sign, beside = (1, float_) if case == ALONE else (-1, whole)
             found.append(
@@ -75,7 +80,7 @@ def rows(network: MixedNetwork, scheme: str, probe: Probe, float_: Measured, who
                     sqnr_db=measured.sqnr_db,
                     wer=measured.wer,
                     loss_change=sign * (measured.loss - beside.loss),
-                    wer_change=None if measured.wer is None else sign * (measured.wer - beside.wer),
+                    wer_change=None if measured.wer is None or beside.wer is None else sign * (measured.wer - beside.wer),
                 )
             )
     return found

@@ -25,6 +25,7 @@ from torch.fx.traceback import NodeSource
 
 from earshot.quantize.decomposing import needed_decompositions
 from earshot.quantize.lookups import indexed_signatures, whole_partitions
+from earshot.quantize.replacing import replaced
 
 _recompile = GraphModule.recompile
 _is_builtin = library_utils.is_builtin
@@ -48,7 +49,7 @@ def quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def remembered_hints() -> Iterator[None]:
     """Evaluate the annotations of a class once: reading a program asks for those of some forty classes tens of thousands of times."""
-    evaluate, known = typing.get_type_hints, {}
+    evaluate, known = typing.get_type_hints, dict[tuple, tuple]()
 
     def remembered(of: Any, globalns: dict | None = None, localns: dict | None = None, include_extras: bool = False) -> dict:
         key = (of, id(globalns), id(localns), include_extras)
@@ -56,21 +57,15 @@ def remembered_hints() -> Iterator[None]:
             known[key] = evaluate(of, globalns, localns, include_extras), globalns, localns  # kept, so that an id stays theirs
         return known[key][0]
 
-    typing.get_type_hints = remembered
-    try:
+    with replaced(typing, "get_type_hints", remembered):
         yield
-    finally:
-        typing.get_type_hints = evaluate
 
 
 @contextlib.contextmanager
 def unrehearsed_saving() -> Iterator[None]:
     """Save programs without first making the canonical form of a copy of each, which is thrown away: that takes longer than the saving."""
-    make, serialize.canonicalize = serialize.canonicalize, lambda program, constants=None: program
-    try:
+    with replaced(serialize, "canonicalize", lambda program, constants=None: program):
         yield
-    finally:
-        serialize.canonicalize = make
 
 
 @contextlib.contextmanager
@@ -96,11 +91,8 @@ def lean_tracing(compiles: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shared_provenance() -> Iterator[None]:
-    NodeSource.__deepcopy__ = lambda self, memo: self
-    try:
+    with replaced(NodeSource, "__deepcopy__", lambda self, memo: self):
         yield
-    finally:
-        del NodeSource.__deepcopy__
 
 
 class _Late:
@@ -135,11 +127,8 @@ def _late_code() -> Iterator[None]:
     # The descriptors stay: a module made within the block may be asked for its code after it.
     for name in _COMPILED:
         setattr(GraphModule, name, _Late(name))
-    GraphModule.recompile = _mark_for_recompile
-    try:
+    with replaced(GraphModule, "recompile", _mark_for_recompile):
         yield
-    finally:
-        GraphModule.recompile = _recompile
 
 
 def _builtin_or_pure(op: torch._ops.OpOverload) -> bool:
@@ -150,23 +139,18 @@ def _builtin_or_pure(op: torch._ops.OpOverload) -> bool:
 def _remembered_shapes() -> Iterator[None]:
     # Checks of a TOSA operator depend on the target's operator set: nothing is remembered from one lowering to the next.
     FakeTensorMode.cache_clear()
-    library_utils.is_builtin = _builtin_or_pure
     try:
-        yield
+        with replaced(library_utils, "is_builtin", _builtin_or_pure):
+            yield
     finally:
-        library_utils.is_builtin = _is_builtin
         FakeTensorMode.cache_clear()
 
 
 @contextlib.contextmanager
 def _unchanged_sources() -> Iterator[None]:
-    check = linecache.checkcache
-    check()
-    linecache.checkcache = lambda filename=None: None
-    try:
+    linecache.checkcache()
+    with replaced(linecache, "checkcache", lambda filename=None: None):
         yield
-    finally:
-        linecache.checkcache = check
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from earshot.config import Precision, Quant
 
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 DAMPING = 0.01  # of the mean of the diagonal of the products, added to it: as Frantar et al. do
 SMALLEST = 1e-12  # step of the grid of an output without weights
 
@@ -28,21 +28,25 @@ def precision_of(quant: Quant, name: str) -> Precision:
     return next(found, quant)
 
 
-def columns(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def columns(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     """What the outputs of a layer are weighted sums of: [groups, K, N] for its weights [groups, out / groups, K]."""
     if isinstance(layer, nn.Linear):
         return x.flatten(0, -2).T[None]
     if isinstance(layer, nn.Conv1d):
         x, kernel, stride, padding = x.unsqueeze(2), (1, *layer.kernel_size), (1, *layer.stride), (0, *layer.padding)
     else:
-        kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
+        kernel, stride, padding = layer.kernel_size, layer.stride, (*layer.padding,)
     patches = nn.functional.unfold(x, kernel, stride=stride, padding=padding)  # [B, C * kernel, L]
     return patches.transpose(0, 1).flatten(1).unflatten(0, (layer.groups, -1))
 
 
-def by_group(layer: nn.Module) -> torch.Tensor:
+def by_group(layer: Layer) -> torch.Tensor:
     """Weights [groups, out / groups, K] of a layer, in double precision."""
     return layer.weight.detach().double().flatten(1).unflatten(0, (getattr(layer, "groups", 1), -1))
+
+
+def layers(network: nn.Module) -> dict[str, Layer]:
+    return {name: module for name, module in network.named_modules() if isinstance(module, Layer)}
 
 
 @torch.no_grad()
@@ -50,15 +54,14 @@ def products(network: nn.Module, inputs: Iterable[tuple[torch.Tensor, ...]]) -> 
     """Of each layer by name, the products of each two inputs that meet in an output, [groups, K, K], summed over `inputs` of windows."""
     sums: dict[str, torch.Tensor] = {}
 
-    def hook(name: str):
-        def see(layer: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+    def hook(name: str, layer: Layer):
+        def see(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
             x = columns(layer, given[0])
             sums[name] = sums.get(name, 0) + (x @ x.transpose(1, 2)).double()
 
         return see
 
-    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, LAYERS)]
-    handles = [module.register_forward_pre_hook(hook(name)) for name, module in layers]
+    handles = [layer.register_forward_pre_hook(hook(name, layer)) for name, layer in layers(network).items()]
     try:
         for of_window in inputs:
             network(*of_window)
@@ -89,7 +92,8 @@ def compensated(weight_gok: torch.Tensor, product_gkk: torch.Tensor, precision: 
 
 def round_weights(network: nn.Module, quant: Quant, inputs: Iterable[tuple[torch.Tensor, ...]]) -> None:
     """Round the weights of all layers of `network` that `quant` stores as integers, in place, for `inputs` of windows."""
+    own = layers(network)
     for name, product in tqdm(products(network, inputs).items(), desc="round weights", unit="layer", disable=None):
-        layer, precision = network.get_submodule(name), precision_of(quant, name)
+        layer, precision = own[name], precision_of(quant, name)
         if precision.quantize and not precision.dynamic:  # a dynamic part leaves its convolutions in floats
             layer.weight.data = compensated(by_group(layer), product, precision).view_as(layer.weight).float()

@@ -59,8 +59,9 @@ class Costs:
                     for name, shares in self._shares.items()
                 )
         used = {self._base, *assignment.values()}
-        widest = [self._uniform[name].figures.get(LARGEST) for name in used if name in self._uniform]
-        return predicted if None in widest else {**predicted, LARGEST: max(widest)}
+        figures = [self._uniform[name].figures for name in used if name in self._uniform]
+        widest = [one[LARGEST] for one in figures if LARGEST in one]
+        return predicted if len(widest) < len(figures) else {**predicted, LARGEST: max(widest)}
 
     def saving(self, part: str, scheme: str, figure: str) -> float:
         """What a part saves of a figure with a scheme instead of the base."""

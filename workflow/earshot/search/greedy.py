@@ -21,7 +21,7 @@ def path(noise: Mapping[str, Mapping[str, float]], saving: Saving, base: str) ->
     steps = {(part, scheme) for scheme, parts in noise.items() if scheme != base for part in parts if part in noise[base]}
     while steps:
         worth = {step: _worth(step, current, noise, saving, base) for step in sorted(steps)}
-        best = max(worth, key=worth.get)
+        best = max(worth, key=lambda step: worth[step])
         if worth[best] <= 0:
             break
         current[best[0]] = best[1]

@@ -64,8 +64,8 @@ def result(
         content["reason"] = f"none of {len(trials)} trials is within the budget{closest}"
         content["closest"] = [trial.variant for trial in near]
     return content | {
-        "winner": _told(winner),
-        "best_uniform": _told(uniform),
+        "winner": winner and _told(winner),
+        "best_uniform": uniform and _told(uniform),
         "budget": {name: limit for name, limit in budget.items() if limit is not None},
         "compared_in_pytorch": candidates,
         "vela_compilations": sum(trial.npu for trial in trials),
@@ -73,9 +73,7 @@ def result(
     }
 
 
-def _told(trial: Trial | None) -> dict[str, Any] | None:
-    if trial is None:
-        return None
+def _told(trial: Trial) -> dict[str, Any]:
     content = {"variant": trial.variant, "scheme": trial.scheme, "status": trial.status, "figures": trial.figures}
     return content | ({"reason": trial.reason, "excess": trial.excess} if trial.reason else {})
 

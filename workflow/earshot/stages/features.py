@@ -21,7 +21,8 @@ GOLDEN_S = 4  # seconds of audio in the golden vector
 def main(cfg: FeaturesStage) -> None:
     corpus_dir, out = Path(cfg.corpus_dir), Path(cfg.out)
     sums = list(feature_store.compute("train", corpus_dir, cfg.features, out))
-    total, squares, frames = sum(s.total for s in sums), sum(s.squares for s in sums), sum(s.frames for s in sums)
+    total, squares = sum((s.total for s in sums), np.zeros(())), sum((s.squares for s in sums), np.zeros(()))
+    frames = sum(s.frames for s in sums)
     for _ in feature_store.compute("dev", corpus_dir, cfg.features, out):
         pass
     mean = total / frames

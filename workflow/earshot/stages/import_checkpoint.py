@@ -60,13 +60,20 @@ def report(out: Path, implementation: str, source: Path, tokenizer: Path, model:
     )
 
 
+def given(file: str | None, key: str) -> Path:
+    """
+    Raises:
+        ConfigError: it is not given.
+    """
+    if not file:
+        raise ConfigError(f"{key}: no value given; add {key}=FILE")
+    return Path(file)
+
+
 @stage("import_checkpoint", group="imported")
 def main(cfg: ImportCheckpointStage) -> None:
     options, out = cfg.imported, Path(cfg.out)
-    for key in ("checkpoint", "tokenizer"):
-        if not getattr(options, key):
-            raise ConfigError(f"{key}: no value given; add {key}=FILE")
-    source, tokenizer = Path(options.checkpoint), Path(options.tokenizer)
+    source, tokenizer = given(options.checkpoint, "checkpoint"), given(options.tokenizer, "tokenizer")
     if portable.is_model_dir(source):
         model = portable.load(source, tokenizer, cfg.features).model
         difference = compare(model, Path(options.check)) if options.check else None

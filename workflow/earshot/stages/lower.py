@@ -93,6 +93,7 @@ def ethos_u(cfg: LowerStage, graph: dict, folder: Path, log: Path, window_s: flo
         content = ethosu.compile_graph((folder / tosa.GRAPH).read_bytes(), template, cfg.target, Path(intermediate), log)
         for name, path in vela_report.collect(Path(intermediate)).items():
             shutil.copyfile(path, folder / name)
+        assert cfg.target.accelerator is not None  # `check` refuses a target without one
         cycles = cycle_report.write(folder, Path(intermediate) / vela_database.DATABASE, cfg.target.accelerator)
     (folder / PTE).write_bytes(content)
     npu = vela_report.npu(folder / vela_report.SUMMARY, folder / vela_report.PER_LAYER, window_s)

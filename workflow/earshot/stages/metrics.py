@@ -41,12 +41,13 @@ def main(cfg: MetricsStage) -> None:
 
 def add_differences(evaluations: dict[str, dict[str, Any]], sources: dict[str, str | None], evaluation: dict[str, Any]) -> None:
     """Say of each form how its WER differs from the float model's, with the interval, where both recognized the same utterances."""
-    if "float" not in evaluations or not (table := utterance_table.beside(sources["float"])).is_file():
+    given = {name: path for name, path in sources.items() if path}
+    if "float" not in evaluations or not (table := utterance_table.beside(given["float"])).is_file():
         return
     of_float = utterance_table.read(table)
     for name, first in (("program", "quantized"), ("variant", "host_pte")):
         for form, accuracy in evaluations.get(name, {}).get("accuracy", {}).items():
-            rows = utterance_table.read(utterance_table.beside(sources[name]), None if form == first else form)
+            rows = utterance_table.read(utterance_table.beside(given[name]), None if form == first else form)
             if [(row.id, row.reference) for row in rows] == [(row.id, row.reference) for row in of_float]:
                 accuracy |= metrics.wer_difference(rows, of_float, evaluation.get("bootstrap", 0), evaluation.get("seed", 0))
 

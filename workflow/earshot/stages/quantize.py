@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from tqdm import tqdm
 
 from earshot import left_context, windows
@@ -37,9 +39,8 @@ def window_frames(window: Window, front_end: FrontEnd) -> int:
     return frames
 
 
-def from_published(cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames: int):
+def from_published(published: Path, cfg: QuantizeStage, recognizer: checkpoint.Recognizer, frames: int) -> ExportedProgram:
     """The program of `quant.from_program`, checked against the model that it is to stand for."""
-    published = Path(cfg.quant.from_program)
     for name in (program.FRONT_END, program.PIECES):
         beside, own = published.parent / name, Path(cfg.model_dir) / name
         if beside.is_file() and sha256(beside) != sha256(own):
@@ -85,17 +86,17 @@ def main(cfg: QuantizeStage) -> None:
     shapes = [(1, frames, n_mels), *([tuple(left.first_cache.shape)] if left else [])]
     calibration = training = None
     if cfg.quant.from_program:
-        exported = from_published(cfg, recognizer, frames)
+        exported = from_published(Path(cfg.quant.from_program), cfg, recognizer, frames)
         modules = schemes.by_module(exported.graph_module)
     else:
         chosen = calibrate.choose(cfg.corpus_dir, cfg.calib) if cfg.quant.calibrated else []
-        written = network(cfg, recognizer, frames, left and left.form.streaming)
+        written = network(cfg, recognizer, frames, left.form.streaming if left else None)
         float_type = getattr(torch, cfg.quant.float_type)
         exported = program.export(written, left.form if left else recognizer.model, *shapes, dtype=float_type)
         modules = schemes.by_module(exported.graph_module)
         if cfg.quant.quantize:
             bar = tqdm(chosen, desc="calibration", unit="utterance", disable=None)
-            inputs = (
+            inputs: Iterable[tuple[torch.Tensor, ...]] = (
                 calibrate.inputs_with_cache(bar, recognizer.front_end, left.layout, left.form, left.first_cache)
                 if left
                 else calibrate.inputs(bar, recognizer.front_end, frames)

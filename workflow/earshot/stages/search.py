@@ -57,8 +57,8 @@ class Comparison:
         self._probe: Probe | None = None
         self._float_wer = 0.0
 
-    def network(self, assignment: Assignment, calib: str) -> MixedNetwork:
-        """The network of a mixture: the same object for all mixtures of a calibration."""
+    def mixed(self, assignment: Assignment, calib: str) -> tuple[MixedNetwork, Probe]:
+        """The network of a mixture, which is the same object for all mixtures of a calibration, and what measures it."""
         if calib not in self._networks:
             self._networks[calib] = self._laboratory.network(self._quants, self._cfg.calibrations[calib], calib)
         network, base = self._networks[calib], next(iter(self._quants))
@@ -67,18 +67,18 @@ class Comparison:
             self._float_wer = self._probe.wer(network)
         precision = {name: name if quant.quantize else FLOAT for name, quant in self._quants.items()}
         network.mix(lambda operator: precision[assignment.get(operator.part, base)])
-        return network
+        return network, self._probe
 
     def measure(self, assignment: dict[str, str], calib: str) -> Point:
         """Noise and loss."""
-        network = self.network(assignment, calib)
-        measured = self._probe.measure(network, with_wer=False)
+        network, probe = self.mixed(assignment, calib)
+        measured = probe.measure(network, with_wer=False)
         return Point(calib, assignment, measured.noise, measured.loss)
 
     def wer_increase(self, point: Point) -> float:
         """On the dev split, against the float network."""
-        network = self.network(point.assignment, point.calib)
-        return self._probe.wer(network) - self._float_wer
+        network, probe = self.mixed(point.assignment, point.calib)
+        return probe.wer(network) - self._float_wer
 
 
 def thinned(path: list, most: int) -> list:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -71,7 +72,8 @@ class AveragedWeights(WeightAveraging):
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The averaged weights, by the names of the network's own."""
-        return self._average_model.module.model.state_dict()
+        averaged: Any = self._average_model  # of the Lightning module
+        return averaged.module.model.state_dict()
 
 
 class KeptEpochs(Callback):

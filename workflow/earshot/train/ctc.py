@@ -75,7 +75,7 @@ class CtcTraining(lightning.LightningModule):
         ended = self.trainer.is_last_batch
         checkpoint["training"] = {
             "epoch": self.current_epoch,
-            "batches": 0 if ended else self.trainer.fit_loop.epoch_loop.batch_progress.current.processed,
+            "batches": 0 if ended else self.trainer.fit_loop.epoch_loop.batch_progress.current.processed,  # type: ignore[attr-defined]
             "seen_s": self.seen_s,
             "sums": dict(self.sums),
             "random": gathered(random_state(self.device)),
@@ -129,7 +129,7 @@ class CtcTraining(lightning.LightningModule):
         self.watch.lap("data")
         self.watch.steps, self.watch.audio_s = self.watch.steps + 1, self.watch.audio_s + batch.audio_s * self.trainer.world_size
         self.seen_s += batch.audio_s * self.trainer.world_size
-        stepper = self.optimizers()
+        stepper: Any = self.optimizers()  # one, not a list
         for group in stepper.param_groups:
             group["lr"] = group["peak_lr"] * schedule(self.current_epoch + self.seen_s / self.speech.train_s, self.config)
         last = (batch_index + 1) % self.config.accumulate == 0 or self.trainer.is_last_batch
@@ -210,7 +210,8 @@ class CtcTraining(lightning.LightningModule):
 
     def _apart(self, apart: bool) -> contextlib.AbstractContextManager:
         """With `apart`, the gradients of a backward stay those of this process until a later one sums them over all."""
-        return self.trainer.strategy.block_backward_sync() if apart and self.trainer.world_size > 1 else contextlib.nullcontext()
+        strategy: Any = self.trainer.strategy  # of several processes, which has more than its base class
+        return strategy.block_backward_sync() if apart and self.trainer.world_size > 1 else contextlib.nullcontext()
 
     def find_memory(self) -> None:
         """Go through the longest batch there may be, before hours are spent: what does not fit is found now, and on all GPUs alike."""

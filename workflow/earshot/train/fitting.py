@@ -7,6 +7,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -72,15 +73,16 @@ def fit(task: CtcTraining, state: Path, fingerprint: dict, sink: Sink) -> Fitted
         reload_dataloaders_every_n_epochs=1,  # each epoch has an order of its own
         default_root_dir=state,
     )
-    together = trainer.world_size > 1 and not isinstance(trainer.strategy.cluster_environment, LightningEnvironment)
+    strategy: Any = trainer.strategy  # of several processes, which has more than its base class
+    together = trainer.world_size > 1 and not isinstance(strategy.cluster_environment, LightningEnvironment)
     if together:  # all processes are here already; otherwise the first one starts the others when it fits
-        trainer.strategy.setup_environment()
-    if rank_zero_only.rank == 0:
+        strategy.setup_environment()
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # an attribute of the function
         fresh_state(state, fingerprint)
         newest(state)
         write_json(state / "left_out.json", {"utterances": task.speech.left_out})
     if together:
-        trainer.strategy.barrier()
+        strategy.barrier()
     try:
         trainer.fit(task, ckpt_path=newest(state), weights_only=True)
     except DataError as error:  # of a worker: with the traceback that it had there

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from earshot.lower.tosa_executor.bounds import within
-from earshot.lower.tosa_executor.values import RANGES, Node, Step, Value, number
+from earshot.lower.tosa_executor.values import RANGES, Node, Step, Value, exact_number, number
 
 INTEGERS = ("INT8", "INT16", "INT32")
 
@@ -45,16 +45,16 @@ def multiply(node: Node) -> Step:
         raise node.refuse(f"a shift of {shift} bits")
     corners = [x * y for x in (a.low, a.high) for y in (b.low, b.high)]
     low, high = min(corners), max(corners)
-    rounding = 1 << shift - 1 if shift else 0
-    exact = number(max(-low, high) + rounding)
     if shift:
+        rounding = 1 << shift - 1
+        exact = exact_number(max(-low, high) + rounding)
         low, high = low + rounding >> shift, high + rounding >> shift
         function = partial(_shifted, shift=shift) if exact is None else partial(_scaled, shift=shift, dtype=exact)
         return node.step(function, (0, 1), low, high)
     least, most = RANGES["INT32"]
     if low < least or high > most:
         return Step(_wrapped, (0, 1), least, most)
-    return node.step(partial(_multiply, dtype=exact), (0, 1), low, high)
+    return node.step(partial(_multiply, dtype=number(max(-low, high))), (0, 1), low, high)
 
 
 def _multiply(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -122,7 +122,7 @@ def table(node: Node) -> Step:
     if x.dtype == "INT8":
         if entries.shape != (256,) or node.output.dtype != "INT8":
             raise node.refuse(f"a table of {entries.size} entries with results of type {node.output.dtype} for 8 bits")
-        results, jumps = entries, []
+        results, jumps = entries, np.empty(0, dtype=np.int64)
     else:
         if entries.shape != (513,) or node.output.dtype != "INT32":
             raise node.refuse(f"a table of {entries.size} entries with results of type {node.output.dtype} for 16 bits")

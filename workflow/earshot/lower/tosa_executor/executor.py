@@ -138,7 +138,7 @@ class Executor:
         tensors = dict(self._constants)
         given = dict(zip(self.inputs, integers, strict=True))
         tensors |= {name: torch.from_numpy(given[name]).to(self._values[name].number) for name in self.inputs}
-        found = {name: self._values[name].data for name in wanted if self._values[name].data is not None}
+        found = {name: data for name in wanted if (data := self._values[name].data) is not None}
         found |= {name: given[name] for name in wanted & set(self.inputs)}
         try:
             with torch.inference_mode():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from earshot.lower.tosa_executor.bounds import Function
-from earshot.lower.tosa_executor.values import Node, Step, Value, number
+from earshot.lower.tosa_executor.values import Node, Step, Value, exact_number
 
 TYPES = {"INT8": ("INT4", "INT8"), "INT16": ("INT8",)}  # of an input: the types of weights that TOSA has for it
 
@@ -21,7 +22,7 @@ def matmul(node: Node) -> Step:
     ranges = [(x.low - zero, x.high - zero) for x, zero in zip((a, b), zeros, strict=True)]
     corners = [x * y for x in ranges[0] for y in ranges[1]]
     count = a.shape[2]
-    dtype = number(count * max(abs(corner) for corner in corners))
+    dtype = exact_number(count * max(abs(corner) for corner in corners))
     if dtype is None:
         raise node.refuse(f"sums of {count} products that no float holds exactly")
     low, high = count * min(corners), count * max(corners)
@@ -71,7 +72,7 @@ def _convolution(node: Node, rows: np.ndarray, kernel: tuple[int, ...], function
     bias = np.broadcast_to(node.constant(2, "biases"), len(rows))
     folded = bias - zero * rows.sum(axis=1)
     reach = Value(x.shape, x.dtype, min(x.low, zero), max(x.high, zero)) if any(pad) else x
-    dtype = number(int((np.abs(rows).sum(axis=1) * reach.magnitude + np.abs(folded)).max()))
+    dtype = exact_number(int((np.abs(rows).sum(axis=1) * reach.magnitude + np.abs(folded)).max()))
     if dtype is None:
         raise node.refuse(f"sums of {rows.shape[1]} products that no float holds exactly")
     up, down = np.maximum(rows, 0).sum(axis=1), np.minimum(rows, 0).sum(axis=1)
@@ -120,7 +121,7 @@ def _taps(x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor, *, multipl
     if multiplier > 1:
         x = x.repeat_interleave(multiplier, dim=3)
     rows, columns = (_output(n, *sizes) for n, *sizes in zip(x.shape[1:3], kernel, stride, dilation, strict=True))
-    sums = None
+    sums: Any = None
     for i in range(kernel[0]):
         for j in range(kernel[1]):
             top, left = i * dilation[0], j * dilation[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ _SIGNED = ("INT8", "INT16", "INT32", "INT48")
 _UNSIGNED = ("INT8", "INT16")
 _ROUNDING = {code: name for name, code in vars(RoundingMode).items() if isinstance(code, int)}
 MAX_STEPS = 1 << 16  # of a result of 16 bits
+_Array = TypeVar("_Array", np.ndarray, torch.Tensor)
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,10 @@ class Scaling:
     most: int
     double_round: bool
 
-    def exact(self, values: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+    def exact(self, values: _Array) -> _Array:
         """By the definition, in integers of 64 bits, of values [..., C]."""
-        multiplier, shift = self.multiplier, self.shift
+        multiplier: Any = self.multiplier
+        shift: Any = self.shift
         if isinstance(values, torch.Tensor):
             multiplier, shift = torch.from_numpy(multiplier), torch.from_numpy(shift)
         less = values - self.zero_in
@@ -88,8 +91,8 @@ def rescale(node: Node) -> Step:
     allowed = max(limit[0] for limit in limits), min(limit[1] for limit in limits)
     function = _function(scaling, low, high)
     if low < allowed[0] or high > allowed[1]:
-        ends = tuple(torch.tensor(end, dtype=torch.float64) for end in zip(*limits, strict=True))
-        function = partial(_guarded, function=function, limits=ends, title=node.title)
+        lows, highs = (torch.tensor(end, dtype=torch.float64) for end in zip(*limits, strict=True))
+        function = partial(_guarded, function=function, limits=(lows, highs), title=node.title)
         low, high = max(low, min(limit[0] for limit in limits)), min(high, max(limit[1] for limit in limits))
     results = [scaling.exact(np.full(channels, end)) for end in (low, high)]
     ends = int(results[0].min()), int(results[1].max())

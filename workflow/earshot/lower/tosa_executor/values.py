@@ -20,9 +20,16 @@ NUMPY = {"INT4": np.int8, "INT8": np.int8, "INT16": np.int16, "INT32": np.int32,
 EXACT_BITS = {torch.float32: 24, torch.float64: 53}  # integers up to two to this are held, and added, without rounding
 
 
-def number(magnitude: int) -> torch.dtype | None:
+def exact_number(magnitude: int) -> torch.dtype | None:
     """The narrowest type that holds every integer up to `magnitude`; None if there is none."""
     return next((dtype for dtype, bits in EXACT_BITS.items() if magnitude <= 1 << bits), None)
+
+
+def number(magnitude: int) -> torch.dtype:
+    """As `exact_number`, of magnitudes that are within TOSA's types: these have fewer than 53 bits."""
+    found = exact_number(magnitude)
+    assert found is not None, magnitude
+    return found
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Value:
 
     @property
     def number(self) -> torch.dtype:
-        return number(self.magnitude)  # every type has fewer than 53 bits
+        return number(self.magnitude)
 
     @classmethod
     def of(cls, tensor: Tensor) -> Value:
@@ -55,6 +62,7 @@ class Value:
 
     def tensor(self) -> torch.Tensor:
         """The numbers of a constant as they take part in a run."""
+        assert self.data is not None, "no constant"
         return torch.from_numpy(self.data).to(self.number)
 
 
@@ -93,9 +101,10 @@ class Node:
         Raises:
             ArtifactError: it is computed.
         """
-        if self.inputs[index].data is None:
+        data = self.inputs[index].data
+        if data is None:
             raise self.refuse(f"{what} that are computed are not known to this executor")
-        return self.inputs[index].data
+        return data
 
     def scalar(self, index: int, what: str) -> int:
         """The number of a constant input of one element."""

@@ -81,8 +81,8 @@ def subsampling(transfer: Transfer, channels: list[int], dim: int, n_mels: int) 
         transfer.put(f"subsampling.convs.{i}.bias", transfer.take(f"{theirs}.bias", outputs))
     bins, columns = OutputGrid(len(channels)).output_frames(n_mels), transfer.shape(f"{PROJECT}.weight", 2)[1]
     if columns != channels[-1] * bins and columns % channels[-1] == 0:
-        theirs = columns // channels[-1]
-        fitting = f"{4 * theirs + 3} to {4 * theirs + 6}"
+        their_bins = columns // channels[-1]
+        fitting = f"{4 * their_bins + 3} to {4 * their_bins + 6}"
         raise ConfigError(f"features.n_mels={n_mels}: {transfer.source} was trained on {fitting} mel bins; choose its front end")
     weight = transfer.take(f"{PROJECT}.weight", dim, channels[-1] * bins)
     transfer.put("subsampling.project.weight", weight.unflatten(1, (channels[-1], bins)).transpose(1, 2).flatten(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +25,8 @@ class Transfer:
     def __init__(self, tensors: dict[str, torch.Tensor], source: Path, prefix: str) -> None:
         self.source, self.prefix = source, prefix
         self.weights: dict[str, torch.Tensor] = {}
-        self._tensors, self._left, self._faults = tensors, dict.fromkeys(tensors), []
+        self._tensors, self._left = tensors, dict.fromkeys(tensors)
+        self._faults: list[str] = []
 
     def left(self) -> dict[str, tuple[int, ...]]:
         """The tensors that were not taken so far, by their full names, with their shapes."""
@@ -89,7 +91,7 @@ class Transfer:
         self.put(f"{ours}.weight", self.take(f"{theirs}.weight", dim))
         self.put(f"{ours}.bias", self.take(f"{theirs}.bias", dim))
 
-    def feed_forward(self, ours: str, theirs: tuple[str, str, str], dim: int, hidden: int, factor: int, gain: float = 1.0) -> None:
+    def feed_forward(self, ours: str, theirs: Sequence[str], dim: int, hidden: int, factor: int, gain: float = 1.0) -> None:
         """LayerNorm, linear layer, Swish, linear layer (`theirs` are the three with parameters), the result times `gain`.
 
         Hidden units up to `factor` * `dim` are added with zero weights: their Swish is 0, and so is what they add.
@@ -101,7 +103,7 @@ class Transfer:
         self.put(f"{ours}.narrow.weight", pad(self.take(f"{second}.weight", dim, hidden), (0, more)) * gain)
         self.put(f"{ours}.narrow.bias", self.take(f"{second}.bias", dim) * gain)
 
-    def convolution(self, ours: str, norm: str, layers: tuple[str, str, str, str], dim: int, kernel: int, bias_optional: bool) -> None:
+    def convolution(self, ours: str, norm: str, layers: Sequence[str], dim: int, kernel: int, bias_optional: bool) -> None:
         """LayerNorm, and `layers` pointwise convolution, depthwise convolution, BatchNorm, pointwise convolution.
 
         Raises:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -91,12 +94,12 @@ class NpuSelfAttention(nn.Module):
         self.values = nn.ModuleList(pointwise(value.without_bias().rows(*head)) for head in heads)
         self.out = pointwise(Affine.of(attention.out).after_constant(value.bias).centred())
         self.positions = nn.ModuleList()
-        self.shift = shift_two
+        self.shift: Callable[..., Any] = shift_two
         if context:
             self.shift = shift_to_keys
         elif positions_rd is not None and len(positions_rd) == frames:
             self.shift = shift_one
-        if positions_rd is not None:
+        if positions_rd is not None and attention.position is not None:
             u, v = (bias.detach().double().flatten() * attention.scale for bias in (attention.u, attention.v))
             query = query.shifted(u)
             projected = positions_rd.double() @ Affine.of(attention.position).weight.T

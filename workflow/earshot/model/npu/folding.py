@@ -59,12 +59,18 @@ def gain(norm: nn.LayerNorm) -> Affine:
     return Affine(torch.diag(norm.weight.detach().double()), norm.bias.detach().double())
 
 
+def with_numbers(conv: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv2d:
+    """A convolution that has a bias, with these numbers."""
+    assert conv.bias is not None
+    conv.weight.data, conv.bias.data = weight, bias
+    return conv
+
+
 def pointwise(affine: Affine) -> nn.Conv2d:
     """A map over the channels of [1, in, 1, T], as a 1x1 convolution."""
     out_channels, in_channels = affine.weight.shape
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=1)
-    conv.weight.data, conv.bias.data = affine.weight[:, :, None, None].float(), affine.bias.float()
-    return conv
+    return with_numbers(conv, affine.weight[:, :, None, None].float(), affine.bias.float())
 
 
 def linear(affine: Affine) -> nn.Linear:
@@ -88,9 +94,9 @@ def identity(channels: int) -> nn.Conv2d:
 
 def depthwise_with_batch_norm(conv: nn.Conv1d, norm: nn.BatchNorm1d) -> nn.Conv2d:
     """A depthwise convolution over time and the batch norm behind it as one convolution over [1, C, 1, T]."""
+    assert norm.running_mean is not None and norm.running_var is not None  # as it is told to keep track of them
     scale = norm.weight.detach().double() * torch.rsqrt(norm.running_var.double() + norm.eps)
     bias = conv.bias.detach().double() if conv.bias is not None else torch.zeros_like(scale)
-    folded = nn.Conv2d(conv.in_channels, conv.out_channels, (1, *conv.kernel_size), padding=(0, *conv.padding), groups=conv.groups)
-    folded.weight.data = (conv.weight.detach().double() * scale[:, None, None]).unsqueeze(2).float()
-    folded.bias.data = ((bias - norm.running_mean.double()) * scale + norm.bias.detach().double()).float()
-    return folded
+    folded = nn.Conv2d(conv.in_channels, conv.out_channels, (1, conv.kernel_size[0]), padding=(0, *conv.padding), groups=conv.groups)
+    weight = (conv.weight.detach().double() * scale[:, None, None]).unsqueeze(2).float()
+    return with_numbers(folded, weight, ((bias - norm.running_mean.double()) * scale + norm.bias.detach().double()).float())

@@ -93,7 +93,7 @@ def to_npu(
         chunks = chunks_within(model, outputs, n_mels, sram_kib)
     chunks = min(chunks, outputs)
     if streaming is None:
-        network = NpuConformer(model, window_frames, n_mels, chunks, cpu_output)
+        network: nn.Module = NpuConformer(model, window_frames, n_mels, chunks, cpu_output)
     else:
         network = NpuStreamingConformer(StreamingConformer(model, streaming), window_frames, n_mels, chunks, cpu_output)
     return network.eval().requires_grad_(False)
@@ -123,7 +123,7 @@ def chunks_within(model: Conformer, outputs: int, n_mels: int, sram_kib: int) ->
         estimates[chunks] = -(-subsampling.sram_bytes(model.subsampling, n_mels, outputs, chunks) // 1024)
         if estimates[chunks] <= sram_kib:
             return chunks
-    least = min(estimates, key=estimates.get)
+    least = min(estimates, key=lambda chunks: estimates[chunks])
     raise ConfigError(
         f"model.npu_sram_kib={sram_kib}: the subsampling takes about {estimates[least]} KiB even in {least} pieces of time; "
         "allow that, shorten window.seconds, or choose fewer model.subsampling_channels"

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from earshot.model.npu.folding import Affine, pointwise
+from earshot.model.npu.folding import Affine, pointwise, with_numbers
 from earshot.model.subsampling import ConvSubsampling, OutputGrid
 
 MOST_CHUNKS = 16  # each adds its operators to the program
@@ -21,9 +21,8 @@ def read_to_the_end(conv: nn.Conv2d, bins: int) -> nn.Conv2d:
     """
     unread = (bins - KERNEL) % 2
     wide = nn.Conv2d(conv.in_channels, conv.out_channels, (KERNEL, KERNEL + unread), stride=2)
-    wide.weight.data = nn.functional.pad(conv.weight.detach(), (0, unread))
-    wide.bias.data = conv.bias.detach().clone()
-    return wide
+    assert conv.bias is not None
+    return with_numbers(wide, nn.functional.pad(conv.weight.detach(), (0, unread)), conv.bias.detach().clone())
 
 
 def time_chunks(outputs: int, chunks: int) -> list[tuple[int, int]]:
@@ -51,6 +50,7 @@ def sram_bytes(plain: ConvSubsampling, n_mels: int, outputs: int, chunks: int) -
     for conv, length in zip(plain.convs, lengths[1:], strict=True):
         bins = (bins - 1) // 2
         sizes.append(length * bins * conv.out_channels)
+    assert plain.project is not None  # there are convolutions
     weights = [*(conv.weight.numel() for conv in plain.convs), plain.project.weight.numel()]
     return features + max(sizes[i] + sizes[i + 1] + weights[i] + weights[i + 1] for i in range(len(plain.convs)))
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -25,16 +26,18 @@ def free_port() -> int:
 def serving(command: list[str], health: str, output: Path, cwd: Path, environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """Runs a server in a session of its own, all of which ends with the block; the block begins when the address `health` answers.
 
+    What it starts by name comes from the environment of the tests, which need not be activated: MLflow calls `uvicorn`.
+
     Args:
         output: a file for what the server writes.
 
     Raises:
         AssertionError: it ended, or did not answer in time; what it wrote is the message.
     """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, **(environment or {})}
     with output.open("w") as stream:
-        server = subprocess.Popen(
-            command, cwd=cwd, env={**os.environ, **(environment or {})}, stdout=stream, stderr=stream, start_new_session=True
-        )
+        server = subprocess.Popen(command, cwd=cwd, env=environment, stdout=stream, stderr=stream, start_new_session=True)
     try:
         deadline = time.monotonic() + PATIENCE_S
         while not _answers(health):

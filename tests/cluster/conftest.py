@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dag"))
-from one_node import DAEMONS, Slurm, daemons
+from one_node import DAEMONS, PROFILE, Slurm, daemons
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,7 +36,10 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 @pytest.fixture(scope="session")
 def finished(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a workflow that has run to its end on Slurm, its training in two processes of a job that has two GPUs."""
-    directory = tmp_path_factory.mktemp("workflow")
-    output, status = slurm.run(directory, "--set-resources", "train:gpu=2", overrides="train.devices=2 train.accelerator=cpu")
+    directory, profile = tmp_path_factory.mktemp("workflow"), tmp_path_factory.mktemp("profile")
+    content = yaml.safe_load((PROFILE / "config.yaml").read_text())  # copied and edited, as docs/cluster.md has it
+    content["set-resources"]["train"]["gpu"] = 2
+    (profile / "config.yaml").write_text(yaml.safe_dump(content))
+    output, status = slurm.run(directory, profile=profile, overrides="train.devices=2 train.accelerator=cpu")
     assert status == 0, output
     return directory

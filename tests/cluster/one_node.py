@@ -12,6 +12,7 @@ import pytest
 from running import ROOT, command
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
+PROFILE = ROOT / "workflow" / "profiles" / "slurm"
 # That of tests/dag, with names short enough for Slurm's plugin.
 TINY = [
     "corpus.train_minutes=1 corpus.dev_minutes=0.2 corpus.test_minutes=0.3 corpus.train_voices=6",
@@ -52,10 +53,11 @@ class Slurm:
     def stop(self) -> None:
         self._call("stop")
 
-    def begin(self, directory: Path, *arguments: str, environment: dict[str, str] | None = None, **config: object) -> subprocess.Popen[str]:
-        """`snakemake` with the project's profile."""
-        profile = ["--workflow-profile", str(ROOT / "workflow" / "profiles" / "slurm"), *POLLING]
-        words = command(directory, *profile, *arguments, tiny=TINY, **config)
+    def begin(
+        self, directory: Path, *arguments: str, profile: Path = PROFILE, environment: dict[str, str] | None = None, **config: object
+    ) -> subprocess.Popen[str]:
+        """`snakemake` with the project's profile, or another."""
+        words = command(directory, "--workflow-profile", str(profile), *POLLING, *arguments, tiny=TINY, **config)
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(words, env=environment, preexec_fn=HEED, **streams)
 

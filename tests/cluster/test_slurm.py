@@ -21,7 +21,7 @@ from earshot.pipeline import Variant, variants
 EVALUATED = {"evaluate_float", "evaluate_program", "evaluate_variant", "parity"}
 SENT = {"corpus", "features", "tokenizer", "train", "quantize", "tosa", "lower", *EVALUATED}
 TWO = "train.devices=2 train.accelerator=cpu"
-EPOCHS = 60  # of the training that is cancelled: enough to be cancelled in
+EPOCHS = 24  # of the training that is cancelled after two: enough to be cancelled in
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "OUT_OF_MEMORY", "TIMEOUT"}
 
 

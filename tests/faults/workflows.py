@@ -37,7 +37,7 @@ class Running:
         self.process.communicate()
 
     def kill_after(self, rule: str, seconds: float) -> bool:
-        """Kill all so many seconds after a job of this rule began; False where none began, or all had ended by then."""
+        """Kill all so many seconds after a job of this rule began; False where none began, or Snakemake had ended by then."""
         if not any(line.split()[:2] in (["rule", f"{rule}:"], ["localrule", f"{rule}:"]) for line in self.lines()):
             self.process.wait()
             return False

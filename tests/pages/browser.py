@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(os.environ.get("EARSHOT_RESULTS", ROOT / "results"))
-SCREENSHOTS = Path(os.environ.get("EARSHOT_SCREENSHOTS", ROOT / "screenshots"))
+SCREENSHOTS = Path(os.environ.get("EARSHOT_SCREENSHOTS", ROOT / "results" / "screenshots"))
 OFFLINE = ("background-networking", "component-update", "sync", "quic", "gpu")
 LONGEST_MS = 240_000  # for a page, on a busy machine
 DRAWN_MS = 5_000  # MLflow asks its server again and again: no moment of silence says that a page is drawn
@@ -26,5 +26,5 @@ def chromium() -> str:
 
 
 def keep(page, name: str) -> None:
-    SCREENSHOTS.mkdir(exist_ok=True)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", timeout=LONGEST_MS)

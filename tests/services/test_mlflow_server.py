@@ -148,27 +148,28 @@ def test_eight_writers_at_once(server: Server, tmp_path):
     assert sum(writer.exitcode == 0 for writer in writers) >= 6, [writer.exitcode for writer in writers]
 
 
-def test_the_winner_is_served(server: Server, tmp_path):
+def test_the_winner_is_served(server: Server, tmp_path, monkeypatch):
     """Of the demo, which CI has run: words for a file, and a clear refusal of what is no audio."""
     if not list(RESULTS.glob("variants/*/*/*/metrics.json")):
         pytest.skip(f"{RESULTS}: no variants there; run the demo first, or set EARSHOT_RESULTS")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)  # where models:/ names are looked up
     logged = log(server.uri, "served", RESULTS)["registered"]
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", logged["winner"]["uri"], "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(LONGEST_ANSWER_S)}
+    environment = {"MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(LONGEST_ANSWER_S)}
     with serving(command, f"http://127.0.0.1:{port}/ping", tmp_path / "serve.log", tmp_path, environment):
-        (example,) = _download(server.uri, logged["winner"]["uri"], tmp_path)
+        (example,) = _download(logged["winner"]["uri"], tmp_path)
         status, answer = _post(port, example)
         assert status == 200 and answer["predictions"][0]["words"].strip(), answer
         status, answer = _post(port, json.dumps({"dataframe_split": {"columns": ["audio"], "data": [["bm8gYXVkaW8="]]}}))
         assert status == 400 and "row 0: the file: cannot be read as audio" in json.dumps(answer)
 
 
-def _download(uri: str, model: str, folder: Path) -> list[str]:
+def _download(model: str, folder: Path) -> list[str]:
     from mlflow.artifacts import download_artifacts
 
-    path = download_artifacts(artifact_uri=f"{model}", dst_path=str(folder), tracking_uri=uri)
+    path = download_artifacts(artifact_uri=model, dst_path=str(folder))
     return [file.read_text() for file in Path(path).glob("serving_input_example.json")]
 
 

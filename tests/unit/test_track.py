@@ -160,6 +160,23 @@ def test_each_finished_variant_is_a_version_of_the_model_and_the_best_has_the_al
     assert register({of_search: {"earshot.winner_of": "greedy"}})["winner"]["variant"] == of_search
 
 
+def test_a_half_logged_model_is_another_writers_until_it_is_old(tracking, tmp_path, monkeypatch):
+    write_model(tmp_path)
+    path = write_variant(tmp_path, "int8_pc-hist64-5s", "u85_256", 0.08)
+    logged = track.log_results(tracking, "demo", tmp_path, [path])
+    store, (run,) = Store(tracking.uri, "demo", 5), logged["variants"].values()
+    half = store.client.create_logged_model(store.experiment_id, name="half", source_run_id=run["run_id"])
+
+    def register_another_program(content: bytes) -> set[str]:
+        (path.parent / "model.pte").write_bytes(content)
+        assert model_registry.register(tracking, "demo", logged, [path], {})["created"] == 1
+        return {model.model_id for model in store.client.search_logged_models([store.experiment_id])}
+
+    assert half.model_id in register_another_program(b"one")
+    monkeypatch.setattr(model_registry, "ABANDONED_S", -60)
+    assert half.model_id not in register_another_program(b"another")
+
+
 def test_the_program_is_kept_where_asked(tracking, tmp_path):
     write_results(tmp_path)
     log(tracking, tmp_path)

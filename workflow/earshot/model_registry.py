@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 LOADER = "earshot.served_model"  # named, not imported: to log a model takes no torch
 WINNER = "winner"
 VARIANT, DIGEST = "earshot.variant", "earshot.digest"
+ABANDONED_S = 3600  # a model takes seconds to log: what is half logged after that long is nobody's work any more
 # Of a variant's directory: what runs here, and what goes to a device.
 FILES = (
     *("model.pte", "graph.tosa", "graph.json", "lower.json", "quantize.json"),
@@ -159,8 +160,10 @@ def _log(store: Store, name: str, one: Candidate, digest: str, example: pandas.D
     if not one.files():
         raise ArtifactError(f"{one.folder}: none of {', '.join(FILES)} in it; run the lower step again")
     client = store.client
-    for half in client.search_logged_models([store.experiment_id], filter_string=f"source_run_id = '{one.run_id}'"):
-        if half.status != "READY":  # of a pass that was cut off
+    long_ago_ms = round((time.time() - ABANDONED_S) * 1000)
+    old = f"source_run_id = '{one.run_id}' AND creation_timestamp < {long_ago_ms}"
+    for half in client.search_logged_models([store.experiment_id], filter_string=old):
+        if half.status != "READY":  # of a pass that was cut off; a younger one may be another writer's, who is at it
             client.delete_logged_model(half.model_id)
     tags = {VARIANT: one.id, DIGEST: digest}
     short = shortened(re.sub(r"[^\w-]", "_", one.id.partition("/")[2]))

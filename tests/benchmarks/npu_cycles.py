@@ -22,13 +22,12 @@ from typing import Any
 
 import torch
 from public_form import public_form
-from steps import CPU_S, composed, corpus_steps, lowered, stage
+from steps import CPU_S, composed, corpus_steps, lowered, stage, untrained
 from torch import nn
 
 from earshot import windows
 from earshot.config import Calib, Model, Quant, Target
 from earshot.corpus.manifest import load_cuts
-from earshot.features import FrontEnd
 from earshot.files import read_json
 from earshot.lower import ethosu, to_tosa, vela_report
 from earshot.lower.tosa import IntegerGraph
@@ -39,7 +38,6 @@ from earshot.model.npu.layers import Normalise, NpuConvolution, NpuFeedForward
 from earshot.model.npu.subsampling import NpuSubsampling
 from earshot.quantize import program, schemes
 from earshot.quantize.calibrate import window_features
-from earshot.tokenizer import read_pieces
 
 N_MELS = 80
 FORMS = {"npu": "form.npu_form=true", "plain": "form.npu_form=false"}
@@ -50,12 +48,7 @@ def random_model(work: Path, name: str, minutes: float) -> tuple[Path, Path]:
     corpus, features, tokenizer = corpus_steps(work, minutes, vocab_size=100)
     model_dir = work / "model"
     if not (model_dir / checkpoint.WEIGHTS).exists():
-        config: Model = composed(f"model={name}").model
-        torch.manual_seed(0)
-        pieces = read_pieces(tokenizer / "tokenizer.pieces")
-        network = Conformer(config, FrontEnd.load(features / "front_end.json").n_mels, len(pieces))
-        files = features / "front_end.json", tokenizer / "tokenizer.pieces"
-        checkpoint.save(model_dir, network.state_dict(), {"model": vars(config)}, *files)
+        untrained(model_dir, name, features / "front_end.json", tokenizer / "tokenizer.pieces")
     return model_dir, corpus
 
 

@@ -2,13 +2,14 @@
 
     python tests/benchmarks/quantization.py WORK --model results/train/conformer_xs-synth --corpus results/corpus/synth
     python tests/benchmarks/quantization.py WORK --model MODEL --corpus CORPUS --test-minutes 40
-    python tests/benchmarks/quantization.py WORK --model MODEL --corpus CORPUS --schemes int8_pc --calibration-utterances 256
+    python tests/benchmarks/quantization.py WORK --model MODEL --corpus CORPUS --calibration-utterances 256 --untrained conformer_s
     python tests/benchmarks/quantization.py WORK --model MODEL --corpus CORPUS --schemes int8_pc --sweep experiment=demo
 
 WORK keeps what was made; a step whose outputs are there is not done again. Each WER of a form stands beside its difference from the float
 model's over the same utterances, with the 95% interval of a bootstrap. --test-minutes speaks a larger test split than the corpus has, by
 the same voices, without sentences that training has said: on the demo's 128 utterances one word is 0.1%. --calibration-utterances times
-the quantization alone. --sweep runs 24 variants of a workflow (6 schemes x 4 calibrations) and compares its wall time with its jobs' own.
+the quantization alone, of --model, or --untrained of random weights and the size that a file of conf/model says, for which it takes as
+long as for trained ones. --sweep runs 24 variants of a workflow (6 schemes x 4 calibrations) and compares its wall time with its jobs' own.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from lhotse import CutSet
-from steps import composed, lowered, stage
+from steps import composed, lowered, stage, untrained
 
 from earshot import metrics, recognizers, utterance_table
 from earshot.corpus.manifest import load_cuts, read_audio
@@ -93,9 +94,13 @@ def program_speed(folder: Path, corpus: Path, overlap_s: float, count: int) -> f
 
 def calibration_seconds(args: argparse.Namespace) -> float:
     """Seconds of the quantize stage, export and all, with as many utterances as asked for."""
+    model_dir = args.model
+    if args.untrained:
+        model_dir = args.work / args.untrained
+        untrained(model_dir, args.untrained, args.model / "front_end.json", args.model / "tokenizer.pieces")
     out = args.work / f"calibrated-{args.calibration_utterances}"
     words = "quant=int8_pc", f"calib={args.calib}", f"calib.utterances={args.calibration_utterances}", f"window={args.window}", "family=u85"
-    stage("quantize", *words, f"model_dir={args.model}", f"corpus_dir={args.corpus}", f"out={out}")
+    stage("quantize", *words, f"model_dir={model_dir}", f"corpus_dir={args.corpus}", f"out={out}")
     return read_json(out / "quantize.json")["seconds"]
 
 
@@ -125,6 +130,7 @@ def main() -> None:
         parser.add_argument(f"--{group}", default=choice, help=f"a file of conf/{group}")
     parser.add_argument("--test-minutes", type=float, help="of a larger synthetic test split")
     parser.add_argument("--calibration-utterances", type=int, help="time the quantization with so many utterances instead")
+    parser.add_argument("--untrained", metavar="NAME", help="for --calibration-utterances: the size that this file of conf/model says")
     parser.add_argument("--sweep", metavar="KEY=VALUE", help="run 24 variants of this configuration (experiment=demo) where the model is")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="of --sweep")
     args = parser.parse_args()

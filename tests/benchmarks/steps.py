@@ -4,16 +4,21 @@ a table with its picture."""
 from __future__ import annotations
 
 import csv
+import dataclasses
 import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
 
 from earshot.config import CONF_DIR, register, typed
+from earshot.features import FrontEnd
 from earshot.files import atomic, read_json, write_json
+from earshot.model import Conformer, checkpoint
+from earshot.tokenizer import read_pieces
 
 CPU_S = "cpu_s.json"
 
@@ -48,6 +53,14 @@ def corpus_steps(work: Path, minutes: float, vocab_size: int) -> tuple[Path, Pat
     if not (tokenizer / "tokenizer.json").exists():
         stage("tokenizer", f"tokenizer.vocab_size={vocab_size}", f"corpus_dir={corpus}", f"out={tokenizer}")
     return corpus, features, tokenizer
+
+
+def untrained(model_dir: Path, name: str, front_end: Path, pieces: Path) -> None:
+    """Write a model directory with weights as they are before training, of the size that a file of conf/model says."""
+    config = composed(f"model={name}").model
+    torch.manual_seed(0)
+    network = Conformer(config, FrontEnd.load(front_end).n_mels, len(read_pieces(pieces)))
+    checkpoint.save(model_dir, network.state_dict(), {"model": dataclasses.asdict(config)}, front_end, pieces)
 
 
 def lowered(folder: Path, target: str, model_dir: Path, corpus: Path, *words: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from torch import nn
 
 from earshot import windows
 from earshot.config import Calib, Model, Quant, Target
-from earshot.corpus.manifest import load_cuts
+from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.files import read_json
 from earshot.lower import ethosu, to_tosa, vela_report
 from earshot.lower.tosa import IntegerGraph
@@ -37,7 +37,7 @@ from earshot.model.npu.attention import NpuSelfAttention, attend, shift_two
 from earshot.model.npu.layers import Normalise, NpuConvolution, NpuFeedForward
 from earshot.model.npu.subsampling import NpuSubsampling
 from earshot.quantize import program, schemes
-from earshot.quantize.calibrate import window_features
+from earshot.quantize.calibrate import fit_window
 
 N_MELS = 80
 FORMS = {"npu": "form.npu_form=true", "plain": "form.npu_form=false"}
@@ -71,7 +71,7 @@ def sqnr_db(folder: Path, model_dir: Path, corpus: Path, count: int) -> float:
     graph, recognizer = IntegerGraph(folder), checkpoint.load(model_dir)
     signal = noise = 0.0
     for _, cut in zip(range(count), load_cuts(corpus / "test.cuts.jsonl.gz"), strict=False):
-        x = window_features(cut.recording.sources[0].source, recognizer.front_end, graph.window_frames)
+        x = fit_window(recognizer.front_end(read_audio(cut.recording.sources[0].source)), recognizer.front_end, graph.window_frames)
         with torch.inference_mode():
             wanted = recognizer.model(x)[0]
         signal, noise = signal + wanted.square().sum().item(), noise + (wanted - graph(x[0])).square().sum().item()

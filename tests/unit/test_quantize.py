@@ -14,7 +14,7 @@ from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, MovingA
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
 from earshot.config import CONF_DIR, Calib, CalibPart, Quant, register, typed
-from earshot.corpus.manifest import load_cuts
+from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.model import checkpoint
 from earshot.quantize import calibrate, fake, program, schemes
 from earshot.quantize.observers import PercentileObserver
@@ -75,10 +75,12 @@ def test_the_report_names_what_was_calibrated_on_and_how_each_layer_is_stored(fo
 
 
 def test_short_speech_is_padded_with_silence_and_long_speech_is_cut(folder, front_end):
-    x = calibrate.window_features(folder / "corpus" / "train-0.flac", front_end, 200)[0]
+    short, long = (front_end(read_audio(folder / "corpus" / f"train-{i}.flac")) for i in (0, 5))
+    x = calibrate.fit_window(short, front_end, 200)[0]
     spoken = front_end.frames(round(0.7 * 16000))
+    assert torch.equal(x[:spoken], short)
     assert torch.equal(x[spoken:], front_end.silence().expand(200 - spoken, -1))
-    assert calibrate.window_features(folder / "corpus" / "train-5.flac", front_end, 200).shape == (1, 200, 80)
+    assert torch.equal(calibrate.fit_window(long, front_end, 200)[0], long[:200])
 
 
 @pytest.mark.parametrize("same", ["id", "audio"])

@@ -17,14 +17,11 @@ from earshot import mlflow_pages, variant_metrics
 from earshot.config import Tracking
 from earshot.errors import ArtifactError
 from earshot.files import read_json
-from earshot.live_run import LiveRun
 from earshot.mlflow_store import DIGEST, PARENT, Key, Store, flat, locked, reported
 from earshot.naming import variant_names
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-__all__ = ["LiveRun", "find_variants", "log_results"]
 
 ARTIFACTS = "earshot.artifacts"
 REASON = ("earshot.reason", "mlflow.note.content")  # the second is what MLflow shows as a run's description

@@ -16,7 +16,7 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from earshot.errors import DataError
 
@@ -44,7 +44,7 @@ class Utterance:
 
 
 @cache
-def _loader():
+def _loader() -> tuple[Path, ctypes.CDLL]:
     try:
         import espeakng_loader
 
@@ -85,7 +85,7 @@ def _initialized() -> tuple[ctypes.CDLL, int]:
 def _synthesize(library: ctypes.CDLL, utterance: Utterance) -> bytes:
     chunks = []
 
-    def receive(samples, count: int, events) -> int:
+    def receive(samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
             chunks.append(ctypes.string_at(samples, 2 * count))
         return 0

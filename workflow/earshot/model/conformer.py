@@ -11,7 +11,7 @@ from torch import nn
 from earshot.config import Model
 from earshot.errors import ConfigError
 from earshot.model.attention import Attention, absolute_positions, relative_positions
-from earshot.model.subsampling import ConvSubsampling, OutputGrid
+from earshot.model.subsampling import ConvSubsampling, Frames, OutputGrid
 
 
 class FeedForward(nn.Module):
@@ -148,8 +148,8 @@ class Conformer(nn.Module):
         """How outputs lie over input frames."""
         return self.subsampling.grid
 
-    def output_lengths(self, frames):
-        """Valid output frames of `frames` input frames (an int or a tensor)."""
+    def output_lengths(self, frames: Frames) -> Frames:
+        """Valid output frames of `frames` input frames."""
         return self.grid.output_frames(frames)
 
     def forward(self, x_btf: torch.Tensor, lengths_b: torch.Tensor | None = None, hear_padding: bool = False) -> torch.Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from earshot.errors import ConfigError
+
+Frames = TypeVar("Frames", int, torch.Tensor)  # a number of them, or one for each utterance [B]
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class OutputGrid:
         """Input frames from one output frame to the next; output k looks at input frames from `factor` * k on."""
         return 2**self.stages
 
-    def output_frames(self, frames):
-        """Output frames of `frames` input frames (an int or a tensor); 0 or less where there are too few for one."""
+    def output_frames(self, frames: Frames) -> Frames:
+        """Output frames of `frames` input frames; 0 or less where there are too few for one."""
         for _ in range(self.stages):
             frames = (frames - 1) // 2
         return frames

@@ -19,15 +19,11 @@ from torch.fx.node import map_arg
 
 from earshot.errors import ArtifactError
 from earshot.quantize import module_paths
+from earshot.quantize.module_paths import kind
 
 MOST_APART = 1e-3  # part of a weight that may be further than a step from the trained one
 LOST = ("GraphModule", "Wrapper")  # classes that torch.export puts a rewritten graph in: they say nothing of the model
 MODEL = "model"  # what the outermost module itself does, between its parts
-
-
-def kind(node: Node) -> str:
-    """The name of an operator: conv2d, mul, quantize_per_tensor ..."""
-    return getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
 
 
 def is_quantize(node: Node) -> bool:

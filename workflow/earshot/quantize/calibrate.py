@@ -120,15 +120,6 @@ def check_apart(chosen: list[Utterance], corpus_dir: str | Path) -> None:
                 )
 
 
-def window_features(audio_path: str | Path, front_end: FrontEnd, window_frames: int) -> torch.Tensor:
-    """The input [1, window_frames, n_mels] of an audio file: its start, padded with silence at the end.
-
-    Raises:
-        DataError: the audio cannot be used.
-    """
-    return fit_window(front_end(read_audio(audio_path)), front_end, window_frames)
-
-
 def fit_window(features: torch.Tensor, front_end: FrontEnd, window_frames: int) -> torch.Tensor:
     """The first `window_frames` frames of features [T, n_mels], padded with silence at the end: [1, window_frames, n_mels]."""
     padding = front_end.silence().expand(max(0, window_frames - len(features)), -1)

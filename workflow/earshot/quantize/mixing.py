@@ -21,7 +21,7 @@ from torchao.quantization.pt2e.quantizer import Quantizer
 
 from earshot.errors import ConfigError
 from earshot.parts import part_of
-from earshot.quantize.module_paths import module_of
+from earshot.quantize.module_paths import kind, module_of
 from earshot.quantize.tracing import lean_tracing, quiet
 
 FLOAT = "float"
@@ -114,8 +114,8 @@ class MixedNetwork:
                 raise ConfigError(f"{first} and {other}: their networks differ in their operators, and cannot be mixed in one search")
         self._module = prepared[first]
         modules = _modules(self._module.graph)
-        computing = [node for node in self._module.graph.nodes if node.op == "call_function" and _kind(node) not in MOVES]
-        self.operators = [Operator(node.name, part_of(modules[node.name]), _kind(node)) for node in computing]
+        computing = [node for node in self._module.graph.nodes if node.op == "call_function" and kind(node) not in MOVES]
+        self.operators = [Operator(node.name, part_of(modules[node.name]), kind(node)) for node in computing]
         self._made_by: dict[Input, str] = {}
         self._roundings: dict[Input, dict[str, tuple[Rounding, ...]]] = {}
         self._edges: dict[Input, Edge] = {}
@@ -210,10 +210,6 @@ def _attribute(module: nn.Module, path: str) -> Any:
     for name in path.split("."):
         module = getattr(module, name)
     return module
-
-
-def _kind(node: fx.Node) -> str:
-    return getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
 
 
 def _modules(graph: fx.Graph) -> dict[str, str]:

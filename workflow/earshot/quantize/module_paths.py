@@ -1,8 +1,13 @@
-"""Which modules of a network an operator of its exported graph is in."""
+"""What an operator of an exported graph is, and which modules of the network it is in."""
 
 from __future__ import annotations
 
 from torch.fx import Node
+
+
+def kind(node: Node) -> str:
+    """The name of an operator: conv2d, mul, quantize_per_tensor ..."""
+    return getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
 
 
 def paths(node: Node) -> list[str]:

@@ -28,7 +28,7 @@ TABLES = {"silu": torch.nn.functional.silu, "sigmoid": torch.sigmoid, "tanh": to
 class PercentileObserver(HistogramObserver):
     """The range between two percentiles of all values seen: `percentile`, and as much on the other side; to a bin of the histogram."""
 
-    def __init__(self, percentile: float, **settings) -> None:
+    def __init__(self, percentile: float, **settings: Any) -> None:
         super().__init__(**settings)
         self.percentile = percentile
 
@@ -52,7 +52,7 @@ class TableInputObserver(HistogramObserver):
     ENDS = 99  # places on either side of zero where the range may end, evenly spread
     TURNS = 2  # each end is looked for twice, the other one as it was found last
 
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], **settings) -> None:
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], **settings: Any) -> None:
         super().__init__(**settings)
         self.function = function
 

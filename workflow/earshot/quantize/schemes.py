@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+from typing import Any
 
 import torch
 from executorch.backends.arm.ethosu import EthosUCompileSpec
@@ -120,7 +121,7 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
     return made
 
 
-def _backend_config(precision: Precision, calib: Calib, family: str, training: bool):
+def _backend_config(precision: Precision, calib: Calib, family: str, training: bool) -> Any:
     """A precision as the quantizer of `family` wants it said."""
     weight_max = 2 ** (precision.weight_bits - 1) - 1
     if family == "host":

@@ -8,7 +8,7 @@ then find, whose step is the largest weight of an output (or of the layer) over 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -54,7 +54,7 @@ def products(network: nn.Module, inputs: Iterable[tuple[torch.Tensor, ...]]) -> 
     """Of each layer by name, the products of each two inputs that meet in an output, [groups, K, K], summed over `inputs` of windows."""
     sums: dict[str, torch.Tensor] = {}
 
-    def hook(name: str, layer: Layer):
+    def hook(name: str, layer: Layer) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
         def see(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
             x = columns(layer, given[0])
             sums[name] = sums.get(name, 0) + (x @ x.transpose(1, 2)).double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from earshot.config import TokenizerStage
@@ -12,13 +13,13 @@ from earshot.stages import stage
 from earshot.tokenizer import Tokenizer, train, write_pieces
 
 
-def transcripts(corpus_dir: Path, split: str):
+def transcripts(corpus_dir: Path, split: str) -> Iterator[str]:
     """The texts of a split, one at a time."""
     for cut in load_cuts(corpus_dir / f"{split}.cuts.jsonl.gz"):
         yield cut.supervisions[0].text
 
 
-def coverage(tokenizer: Tokenizer, texts) -> dict[str, float]:
+def coverage(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
     """How a vocabulary fits transcripts: pieces per word, and the pieces that it lacks."""
     words = pieces = unknown = 0
     for text in texts:

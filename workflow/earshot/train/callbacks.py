@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -25,10 +26,10 @@ class Curves(Callback):
         self.path, self.sink = path, sink
         self.started, self.before_s = time.monotonic(), 0.0  # of this epoch: when this session began it, seconds in earlier ones
 
-    def on_train_start(self, trainer, module) -> None:
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
         self.started = time.monotonic()
 
-    def on_train_epoch_start(self, trainer, module) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
         self.started, self.before_s = time.monotonic(), 0.0
 
     def state_dict(self) -> dict[str, float]:
@@ -40,7 +41,7 @@ class Curves(Callback):
     def _epoch_s(self) -> float:
         return self.before_s + time.monotonic() - self.started
 
-    def on_validation_end(self, trainer, module) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         if not trainer.is_global_zero:
             return
         seconds = self._epoch_s()
@@ -82,7 +83,7 @@ class KeptEpochs(Callback):
     def __init__(self, folder: Path, rows: Path, average: AveragedWeights, count: int) -> None:
         self.folder, self.rows, self.average, self.count = folder, rows, average, count
 
-    def on_validation_end(self, trainer, module) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         if not trainer.is_global_zero:
             return
         self.folder.mkdir(exist_ok=True)

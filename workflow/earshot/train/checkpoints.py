@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -73,13 +74,13 @@ class Checkpoints(Callback):
         self.saved_at = time.monotonic()
         self.between_batches = False
 
-    def on_train_start(self, trainer, module) -> None:
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
         self.saved_at = time.monotonic()
 
-    def on_train_batch_start(self, trainer, module, batch, batch_index) -> None:
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_index: int) -> None:
         self.between_batches = False
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         # Gradients are no part of a checkpoint: none is written while they are accumulated. After the last batch comes that of the epoch.
         if module.accumulating or trainer.is_last_batch:
             return
@@ -88,14 +89,14 @@ class Checkpoints(Callback):
         if trainer.strategy.broadcast(time.monotonic() - self.saved_at >= self.every_s):
             self._save(trainer)
 
-    def on_validation_end(self, trainer, module) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         self._save(trainer)
 
-    def on_exception(self, trainer, module, exception) -> None:
+    def on_exception(self, trainer: Trainer, module: Any, exception: BaseException) -> None:
         if self.between_batches and trainer.world_size == 1:  # of several processes, the others may be anywhere
             self._save(trainer)
 
-    def _save(self, trainer) -> None:
+    def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path)
         self.saved_at = time.monotonic()
 

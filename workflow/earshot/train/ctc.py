@@ -11,6 +11,7 @@ from typing import Any
 import jiwer
 import lightning
 import torch
+from torch.utils.data import DataLoader
 
 from earshot import optimizer
 from earshot.config import Decode, Train
@@ -50,7 +51,7 @@ class CtcTraining(lightning.LightningModule):
 
     # ------------------------------------------------------------ data
 
-    def train_dataloader(self):
+    def train_dataloader(self) -> DataLoader:
         c, epoch = self.config, self.current_epoch
         cuts = load_cuts(self.speech.manifests["train"])
         if self.speech.left_out:
@@ -61,7 +62,7 @@ class CtcTraining(lightning.LightningModule):
         cuts = at_speeds(cuts, c.speeds, c.seed, epoch)
         return batches(cuts, dataset, c.batch_s, c.buckets, c.data_workers, True, c.seed, epoch, done)
 
-    def val_dataloader(self):
+    def val_dataloader(self) -> DataLoader:
         dataset = dataclasses.replace(self.dataset, on_device=self.device.type != "cpu")
         return batches(self.speech.manifests["dev"], dataset, self.config.batch_s, 2, self.config.data_workers, False)
 
@@ -108,7 +109,7 @@ class CtcTraining(lightning.LightningModule):
 
     # ------------------------------------------------------------ training
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         return optimizer.build(self.model, self.config)
 
     def on_train_start(self) -> None:

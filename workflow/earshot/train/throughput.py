@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from earshot.files import write_json
@@ -55,10 +57,10 @@ class Throughput(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         module.watch.lap("other")
 
-    def on_validation_end(self, trainer, module) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         module.watch.skip()
         if trainer.is_global_zero:
             write_json(self.path, {"processes": trainer.world_size, "device": str(module.device), **module.watch.summary()})

@@ -11,6 +11,7 @@ import torch
 from earshot.lower.tosa_executor.bounds import Function
 from earshot.lower.tosa_executor.values import Node, Step, Value, exact_number
 
+_Size = tuple[int, ...]  # rows, columns
 TYPES = {"INT8": ("INT4", "INT8"), "INT16": ("INT8",)}  # of an input: the types of weights that TOSA has for it
 
 
@@ -93,7 +94,14 @@ def _convolution(node: Node, rows: np.ndarray, kernel: tuple[int, ...], function
 
 
 def _padded(
-    x: torch.Tensor, *, function: Function, pad: tuple[int, ...] | None, zero: int, weights: torch.Tensor, bias: torch.Tensor, **geometry
+    x: torch.Tensor,
+    *,
+    function: Function,
+    pad: tuple[int, ...] | None,
+    zero: int,
+    weights: torch.Tensor,
+    bias: torch.Tensor,
+    **geometry: Any,
 ) -> torch.Tensor:
     x = x.to(weights.dtype)
     return function(torch.nn.functional.pad(x, pad, value=zero) if pad else x, weights, bias, **geometry)
@@ -103,7 +111,9 @@ def _output(length: int, kernel: int, stride: int, dilation: int) -> int:
     return (length - 1 - (kernel - 1) * dilation) // stride + 1
 
 
-def _windows_times(x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor, *, channels: int, kernel, stride, dilation) -> torch.Tensor:
+def _windows_times(
+    x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor, *, channels: int, kernel: _Size, stride: _Size, dilation: _Size
+) -> torch.Tensor:
     """Every window of the input as a row, times weights [K_h K_w C, M]."""
     batch, height, width, _ = x.shape
     rows, columns = (_output(n, *sizes) for n, *sizes in zip((height, width), kernel, stride, dilation, strict=True))
@@ -116,7 +126,9 @@ def _windows_times(x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor, *
     return products.view(batch, rows, columns, -1)
 
 
-def _taps(x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor, *, multiplier: int, kernel, stride, dilation) -> torch.Tensor:
+def _taps(
+    x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor, *, multiplier: int, kernel: _Size, stride: _Size, dilation: _Size
+) -> torch.Tensor:
     """The sum over the places of the kernel of the input there times weights [K_h, K_w, M], value by value."""
     if multiplier > 1:
         x = x.repeat_interleave(multiplier, dim=3)

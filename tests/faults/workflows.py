@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,9 @@ class Running:
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         self.process = subprocess.Popen(command, start_new_session=True, env={**os.environ, **environment}, **streams)
 
-    def lines(self) -> Iterator[str]:
-        return iter(self.process.stdout)
+    def began(self, rule: str) -> bool:
+        """Wait until a job of this rule begins; False where Snakemake ended without one."""
+        return any(line.split()[:2] in (["rule", f"{rule}:"], ["localrule", f"{rule}:"]) for line in self.process.stdout)
 
     def kill(self) -> None:
         """SIGKILL to all of them at once, as a machine that goes down."""
@@ -38,7 +38,7 @@ class Running:
 
     def kill_after(self, rule: str, seconds: float) -> bool:
         """Kill all so many seconds after a job of this rule began; False where none began, or Snakemake had ended by then."""
-        if not any(line.split()[:2] in (["rule", f"{rule}:"], ["localrule", f"{rule}:"]) for line in self.lines()):
+        if not self.began(rule):
             self.process.wait()
             return False
         threading.Thread(target=self.process.stdout.read, daemon=True).start()  # a full pipe would hold it up

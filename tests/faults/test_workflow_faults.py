@@ -59,12 +59,14 @@ def test_clocks_that_jump(tmp_path):
 
 @pytest.mark.slow
 def test_what_is_damaged_is_made_again_when_asked(again, whole):
-    """As the messages of the steps say: delete it, or run the step that makes it again."""
+    """As the messages say: delete it, so that the step that could not read it has it made, or run the step that makes it again."""
     (program,) = (again / "results").glob("programs/*/*/host/quantized.pt2")
+    (unread,) = (again / "results").glob("variants/*/*/host/lower.json")
     program.unlink()
-    assert {"quantize", "lower", "evaluate_program", "evaluate_variant"} <= jobs(snakemake(again, "--dry-run"))
-    snakemake(again, str(program.relative_to(again)))
-    assert digests(again)[str(program.relative_to(again / "results"))] == digests(whole)[str(program.relative_to(again / "results"))]
+    unread.unlink()
+    assert {"quantize", "lower"} <= jobs(snakemake(again, "--dry-run"))
+    snakemake(again, str(unread.relative_to(again)))
+    assert digests(again) == digests(whole)
     (graph,) = (again / "results").glob("programs/*/*/u85/graph.tosa")
     graph.write_bytes(graph.read_bytes()[:1000])
     snakemake(again, "--forcerun", "tosa", "--until", "tosa")

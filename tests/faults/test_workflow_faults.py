@@ -64,8 +64,9 @@ def test_what_is_damaged_is_made_again_when_asked(again, whole):
     (unread,) = (again / "results").glob("variants/*/*/host/lower.json")
     program.unlink()
     unread.unlink()
-    assert {"quantize", "lower"} <= jobs(snakemake(again, "--dry-run"))
-    snakemake(again, str(unread.relative_to(again)))
+    wanted = str(unread.relative_to(again))
+    assert jobs(snakemake(again, "--dry-run", wanted)) == {"quantize", "lower"}
+    snakemake(again, wanted)
     assert digests(again) == digests(whole)
     (graph,) = (again / "results").glob("programs/*/*/u85/graph.tosa")
     graph.write_bytes(graph.read_bytes()[:1000])

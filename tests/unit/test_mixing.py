@@ -17,7 +17,7 @@ from earshot.config import Calib, Part, Quant
 from earshot.files import read_json, write_json
 from earshot.model import checkpoint
 from earshot.quantize import calibrate, program, schemes
-from earshot.quantize.mixing import FLOAT, MixedNetwork, observe
+from earshot.quantize.mixing import FLOAT, MixedNetwork
 from earshot.search import candidates
 
 SECONDS = [1.0, 1.5, 2.0]
@@ -51,7 +51,8 @@ def bench(folder):
     exported = program.export(recognizer.model.for_window(200), recognizer.model, (1, 200, 80))
     inputs = [(calibrate.fit_window(recognizer.front_end(noise(2.0, i)), recognizer.front_end, 200),) for i in range(3)]
     prepared = {
-        name: observe(exported, schemes.quantizer(quant, Calib(), "u85", exported.graph_module), inputs) for name, quant in SCHEMES.items()
+        name: program.observed(exported, schemes.quantizer(quant, Calib(), "u85", exported.graph_module), inputs)
+        for name, quant in SCHEMES.items()
     }
     return exported, inputs, MixedNetwork(prepared)
 

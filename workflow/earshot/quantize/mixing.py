@@ -7,22 +7,19 @@ the network computes what its quantized program computes (tests/unit/test_mixing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export import ExportedProgram
 from torch.fx.node import map_arg
 from torchao.quantization.pt2e import ObserverBase
-from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
-from torchao.quantization.pt2e.quantizer import Quantizer
 
 from earshot.errors import ConfigError
 from earshot.parts import part_of
 from earshot.quantize.module_paths import kind, module_of
-from earshot.quantize.tracing import lean_tracing, quiet
+from earshot.quantize.tracing import quiet
 
 FLOAT = "float"
 WHOLE = "model"  # the part of operators that are in no module
@@ -83,17 +80,6 @@ class Edge(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._rounded(x) if self.value is None else self.value
-
-
-def observe(exported: ExportedProgram, quantizer: Quantizer, inputs: Iterable[tuple[torch.Tensor, ...]]) -> fx.GraphModule:
-    """The float network of an exported program with the observers of a scheme, which have seen `inputs`."""
-    with quiet(), lean_tracing():
-        prepared = prepare_pt2e(exported.module(check_guards=False), quantizer)
-    prepared.recompile()
-    with torch.no_grad():
-        for of_window in inputs:
-            prepared(*of_window)
-    return prepared
 
 
 class MixedNetwork:

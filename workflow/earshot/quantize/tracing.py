@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import linecache
 import logging
 import typing
 import warnings
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,11 +24,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.graph import _PyTreeCodeGen
 from torch.fx.traceback import NodeSource
+from torch.nn import Module
+from torchao.quantization.pt2e import utils as torchao_utils
 
 from earshot.quantize.decomposing import needed_decompositions
 from earshot.quantize.lookups import indexed_signatures, whole_partitions
 from earshot.quantize.replacing import replaced
 
+_prepare = importlib.import_module("torch.ao.quantization.fx.prepare")  # its package has a function of that name
 _recompile = GraphModule.recompile
 _is_builtin = library_utils.is_builtin
 _COMPILED = ("_code", "_lineno_map", "_prologue_start")  # what recompile leaves in a module besides `forward`
@@ -77,11 +82,12 @@ def lean_tracing(compiles: bool = False) -> Iterator[None]:
     - Shapes and types that the TOSA and quantization operators give are remembered as those of PyTorch's own operators are; passes look
       them up.
     - The garbage collector looks through the many live objects less often.
+    - The number in the name of a new attribute, of an observer for example, is looked for behind the last one, not from 0 on.
     - Passes note the line of code that made a node; that the file has not changed on disk since it was read is not looked up each time.
     """
     from earshot.quantize.retracing import remembered_results  # with all of executorch.exir, which reading a program does without
 
-    shortcuts = [_shared_provenance, _remembered_shapes, _rare_collections, _unchanged_sources]
+    shortcuts = [_shared_provenance, _remembered_shapes, _rare_collections, _unchanged_sources, _counted_names]
     shortcuts += [remembered_results, needed_decompositions, indexed_signatures]
     with contextlib.ExitStack() as stack:
         for change in (*shortcuts, whole_partitions, *(() if compiles else (_late_code,))):
@@ -150,6 +156,29 @@ def _remembered_shapes() -> Iterator[None]:
 def _unchanged_sources() -> Iterator[None]:
     linecache.checkcache()
     with replaced(linecache, "checkcache", lambda filename=None: None):
+        yield
+
+
+@contextlib.contextmanager
+def _counted_names() -> Iterator[None]:
+    last: weakref.WeakKeyDictionary[Module, dict[str, int]] = weakref.WeakKeyDictionary()
+
+    def naming(prefix: str) -> Callable[[Module], str]:
+        prefix = prefix.replace(".", "_")
+
+        def name(module: Module) -> str:
+            of_module = last.setdefault(module, {})
+            number = of_module.get(prefix, 0)
+            while hasattr(module, f"{prefix}{number}"):
+                number += 1
+            of_module[prefix] = number
+            return f"{prefix}{number}"
+
+        return name
+
+    with contextlib.ExitStack() as stack:
+        for owner in (_prepare, torchao_utils):
+            stack.enter_context(replaced(owner, "get_new_attr_name_with_prefix", naming))
         yield
 
 

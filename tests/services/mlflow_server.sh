@@ -8,6 +8,7 @@
 #
 # Exit status 77: it cannot be had on this machine, and stderr says why.
 set -euo pipefail
+export DEBIAN_FRONTEND=noninteractive
 
 unavailable() { echo "$1" >&2; exit 77; }
 

@@ -17,7 +17,7 @@ from earshot.config import CONF_DIR, Calib, CalibPart, Quant, register, typed
 from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.model import checkpoint
 from earshot.quantize import calibrate, fake, program, schemes
-from earshot.quantize.observers import PercentileObserver
+from earshot.quantize.observers import PercentileObserver, QuickHistogramObserver
 
 SECONDS = [0.7, 1.0, 1.5, 2.0, 2.5, 3.0]
 WINDOW = ("window=4s", "window.seconds=2", "window.overlap_s=0.5")
@@ -151,6 +151,31 @@ def test_activations_are_observed_as_the_configuration_says(observer, kind, sche
         if node.op == "call_module" and node.args[0].op != "get_attr"
     }
     assert observed and all(issubclass(one, kind) for one in observed), "those of small tensors have a least resolution besides"
+
+
+SEEN = {
+    "as from the start": lambda i: torch.randn(40, 64),
+    "growing": lambda i: torch.randn(40, 64) * (1 + i),
+    "nearly constant": lambda i: 1000 + 1e-4 * torch.rand(40, 64).round(decimals=1),
+    "constant": lambda i: torch.full((40, 64), 0.1),
+    "tiny": lambda i: 1e-38 * torch.randn(40, 64),
+    "transposed": lambda i: torch.randn(64, 40).T,
+}
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_values_are_counted_as_torchao_counts_them(seen):
+    settings = {"dtype": torch.int8, "quant_min": -128, "quant_max": 127, "qscheme": torch.per_tensor_affine}
+    ours, theirs = QuickHistogramObserver(**settings), HistogramObserver(**settings)
+    for i in range(8):
+        x = SEEN[seen](i)
+        assert ours(x) is x
+        theirs(x)
+    assert ours.histogram.sum() == pytest.approx(theirs.histogram.sum())
+    assert (ours.histogram - theirs.histogram).abs().sum() <= 0.01 * theirs.histogram.sum(), "what lies at the edge of a bin"
+    scale, zero = ours.calculate_qparams()
+    wanted, wanted_zero = theirs.calculate_qparams()
+    assert scale == pytest.approx(wanted, rel=0.02) and abs(zero - wanted_zero) <= 2
 
 
 class BeforeSilu(torch.nn.Module):

@@ -23,6 +23,7 @@ from earshot.quantize.module_paths import name, paths
 AVERAGING = 0.1  # weight of the newest utterance: about ten decide, of the few tens that calibration sees
 LEAST_STEPS = 1024  # on either side of zero, of 32,767: what Arm's smallest scale, 2**-12, gives to a tensor that reaches 1/4
 SMALLEST_SCALE = 2.0**-24
+SMALLEST_RANGE = 1e-30  # of which the inverse is a number of 32 bits still
 TABLES = {"silu": torch.nn.functional.silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "exp": torch.exp}  # flat at an end
 
 
@@ -34,12 +35,12 @@ class QuickHistogramObserver(HistogramObserver):
 
     def forward(self, x_orig: torch.Tensor) -> torch.Tensor:
         low, high = float(self.min_val), float(self.max_val)
-        if x_orig.numel() and low < high < math.inf:
+        if x_orig.numel() and SMALLEST_RANGE < high - low < math.inf:
             x = x_orig.detach()
             least, greatest = map(float, torch.aminmax(x))
             if low <= least and greatest <= high:
-                scale = self.bins / (high - low)
-                counts = torch.bincount(torch.add(-low * scale, x.flatten(), alpha=scale).int(), minlength=self.bins + 1)
+                places = (x.flatten() - low).mul_(self.bins / (high - low)).int()  # a range may be narrow and far from 0
+                counts = torch.bincount(places, minlength=self.bins + 1)
                 counts[self.bins - 1] += counts[self.bins]  # the greatest value ends the last bin
                 self.histogram += counts[: self.bins]
                 return x_orig

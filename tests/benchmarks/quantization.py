@@ -109,13 +109,15 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
     results = args.model.resolve().parents[1]
     command = [sys.executable, "-m", "snakemake", "--cores", str(args.cores), "--snakefile", str(ROOT / "workflow" / "Snakefile")]
     started, before = time.time(), time.monotonic()
-    subprocess.run([*command, "--keep-going", "--config", args.sweep, f"sweep={SWEEP}"], cwd=results.parent, stdout=sys.stderr, check=False)
+    command += ["--keep-going", "--config", args.sweep, f"sweep={SWEEP}"]
+    done = subprocess.run(command, cwd=results.parent, stdout=sys.stderr, check=False)  # a variant that fails is a row
     wall, own, jobs = time.monotonic() - before, 0.0, 0
     for path in (results / "benchmarks").rglob("*.tsv"):
         if path.stat().st_mtime > started:
             with path.open(newline="") as stream:
                 own, jobs = own + sum(float(row["s"]) for row in csv.DictReader(stream, delimiter="\t")), jobs + 1
-    return {"variants": 24, "jobs": jobs, "wall_s": round(wall, 1), "own_s": round(own, 1), "ratio": round(wall / (own / args.cores), 2)}
+    figures = {"wall_s": round(wall, 1), "own_s": round(own, 1), "ratio": round(wall / (own / args.cores), 2)}
+    return {"variants": 24, "jobs": jobs, "exit_status": done.returncode, **figures}
 
 
 def main() -> None:

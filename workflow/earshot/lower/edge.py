@@ -43,7 +43,7 @@ def finish(edge: EdgeProgramManager, quantized: bool) -> Lowered:
     delegated: Counter[str] = Counter()
     for delegate in delegates:
         delegated.update(_kinds(delegate.original_module.graph_module))
-    boundary = _boundary(graph_module) if quantized and len(delegates) == 1 else {}
+    boundary = _boundary(graph_module) if quantized else {}
     # Only where an NPU leaves layers to the CPU are there constants to prepare for it: the transposed weights of a linear layer.
     with quiet(), lean_tracing():
         executorch = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=bool(boundary)))
@@ -81,7 +81,7 @@ def _boundary(graph_module: torch.fx.GraphModule) -> dict[str, dict]:
     if len(delegates) != 1:
         return {}
     inputs = list(delegates[0].args[1:])
-    if not all(is_of(node, "quantize_per_tensor") and node.args[0].op == "placeholder" for node in inputs):
+    if not all(_is_of(node, "quantize_per_tensor") and node.args[0].op == "placeholder" for node in inputs):
         return {}
     sources = [node.args[0] for node in inputs]
     in_order = [node for node in graph_module.graph.nodes if node in sources] == sources
@@ -91,14 +91,14 @@ def _boundary(graph_module: torch.fx.GraphModule) -> dict[str, dict]:
     if not in_order or len(inputs) not in (1, 2) or not len(inputs) == len(outputs) == len(results):
         return {}
     alone = all(list(source.users) == [node] for source, node in zip(sources, inputs, strict=True))
-    dequantized = all(is_of(node, "dequantize_per_tensor") for part in parts for node in part.users)
+    dequantized = all(_is_of(node, "dequantize_per_tensor") for part in parts for node in part.users)
     if not alone or not dequantized or results[1:] != (*outputs[1:],) or _reads(results[0], parts) != {parts[0]}:
         return {}
     names = [*zip(("input", "cache_input"), inputs, strict=False), *zip(("output", "cache_output"), outputs, strict=False)]
     return {name: _end(node) for name, node in names}
 
 
-def is_of(node: torch.fx.Node | None, kind: str) -> bool:
+def _is_of(node: torch.fx.Node | None, kind: str) -> bool:
     """Whether a node is of an operator for quantization."""
     return node is not None and f".{kind}" in str(node.target).replace("::", ".")
 

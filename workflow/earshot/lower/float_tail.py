@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from earshot.errors import ArtifactError, LoweringError
 from earshot.files import sha256
 from earshot.quantize import program
+from earshot.quantize.module_paths import kind
 from earshot.quantize.tracing import lean_tracing, quiet
 
 TAIL = "float_tail.pt2"
@@ -42,7 +43,7 @@ def cut(exported: ExportedProgram) -> Tail | None:
     enters, own, pending = set(), set(), [logits]
     while pending:
         node = pending.pop()
-        if "dequantize_per_tensor" in str(node.target):
+        if kind(node) == "dequantize_per_tensor":
             enters.add(node)
         elif node not in own:
             own.add(node)

@@ -10,25 +10,17 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from earshot import plot_style
+from earshot.lower import cycle_plot
 from earshot.plot_style import COLOURS, INK, STYLE, WIDTH_IN
 
 CHARACTER = 0.0066  # of the width, about: a module that has no room for its name is not named
 
 
-class Line(Protocol):
+class Line(cycle_plot.Line, Protocol):
     """What the picture shows of a layer."""
 
     @property
     def layer(self) -> str: ...
-
-    @property
-    def module(self) -> str: ...
-
-    @property
-    def operator(self) -> str: ...
-
-    @property
-    def cycles(self) -> int: ...
 
     @property
     def sram_bytes(self) -> int: ...

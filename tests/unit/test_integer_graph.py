@@ -44,7 +44,7 @@ class Plain(nn.Module):
 
 
 class Rewritten(nn.Module):
-    """Parts of the NPU form: the stream [1, D, 1, T], the feed-forward, and attention head by head."""
+    """Parts of the NPU form: a piece of the features, the stream [1, D, 1, T], the feed-forward, and attention head by head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Rewritten(nn.Module):
         self.feed_forward = NpuFeedForward(FeedForward(DIM, 2, 0.0))
 
     def forward(self, x_btf: torch.Tensor) -> torch.Tensor:
-        x = self.enter(x_btf.transpose(1, 2)[:, :, None])
+        x = self.enter(x_btf[:, 1:].transpose(1, 2)[:, :, None])
         x = x + self.feed_forward(x)
         keys, values = x.squeeze(2), x.permute(0, 2, 3, 1)[:, 0]
         heads = attend(torch.matmul(values, keys), values)

@@ -17,7 +17,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationSpec, Quantizer
 
 from earshot.config import Calib, Precision, Quant
 from earshot.errors import ConfigError
-from earshot.quantize import last_in_floats, observers
+from earshot.quantize import last_in_floats, observers, uint8_ends
 from earshot.quantize.fake import FakeActivation
 from earshot.quantize.module_paths import name as _name
 from earshot.quantize.module_paths import paths as _paths
@@ -103,12 +103,13 @@ def quantizer(quant: Quant, calib: Calib, family: str, graph_module: torch.fx.Gr
     else:
         last_in_floats.check(floats, family, graph_module)
         spec = EthosUCompileSpec(**_REPRESENTATIVES[family])
-        made = last_in_floats.LastInFloats(spec, floats) if floats else EthosUQuantizer(spec)
+        if floats:
+            made = last_in_floats.LastInFloats(spec, floats)
+        elif quant.uint8_io:
+            made = uint8_ends.Uint8Ends(spec, _observed(get_uint8_io_quantization_config().input_activation, calib, training))
+        else:
+            made = EthosUQuantizer(spec)
     made.set_global(_backend_config(quant, calib, family, training))
-    if quant.uint8_io:
-        config = get_uint8_io_quantization_config()
-        boundary = _observed(config.input_activation, calib, training)
-        made.set_io(dataclasses.replace(config, input_activation=boundary, output_activation=boundary))
     # The first part that has a node decides: as does the first name that XNNPACK's quantizer is told, and the last that Ethos-U's is.
     for name, config in parts if family == "host" else reversed(parts):
         made.set_module_name(name, config)

@@ -12,6 +12,7 @@ from earshot.errors import ArtifactError, ConfigError
 from earshot.model import Conformer, checkpoint
 from earshot.model.attention import relative_positions, relative_shift
 from earshot.model.conformer import Depthwise
+from earshot.model.dropout import Dropout
 from earshot.model.subsampling import ConvSubsampling
 from earshot.tokenizer import write_pieces
 
@@ -105,6 +106,21 @@ def test_the_depthwise_filter_is_one_function_in_training_and_after_it():
     torch.testing.assert_close(*results)
     gradients = [torch.autograd.grad(y.square().sum(), [x, layer.weight, layer.bias]) for y in results]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.003])
+def test_dropout_drops_as_often_as_asked_and_keeps_the_mean(p, dtype):
+    torch.manual_seed(0)
+    ones = torch.ones(3, 251, 997, dtype=dtype, requires_grad=True)
+    dropped = Dropout(p)(ones)
+    dropped.sum().backward()
+    dropped = dropped.detach()
+    assert dropped.dtype == dtype and torch.equal(ones.grad, dropped)  # what is dropped does not learn either
+    assert (dropped == 0).float().mean() == pytest.approx(p, rel=0.1)
+    assert dropped.float().mean() == pytest.approx(1, abs=0.01)
+    assert torch.equal(Dropout(p).eval()(ones), ones)
+    assert Dropout(0.99999)(ones).isfinite().all()
 
 
 def test_without_positions_padding_changes_nothing_and_the_order_of_far_frames_neither():

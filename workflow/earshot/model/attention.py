@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+from earshot.model.dropout import Dropout
+
 
 def sinusoids(positions_r: torch.Tensor, dim: int) -> torch.Tensor:
     """Sines and cosines [R, dim] of positions [R], in turn, from fast to slow (Vaswani et al., 2017, section 3.5)."""
@@ -60,7 +62,7 @@ class Attention(nn.Module):
             self.v = nn.Parameter(torch.empty(heads, 1, dim // heads))
             nn.init.xavier_uniform_(self.u)
             nn.init.xavier_uniform_(self.v)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.out = nn.Linear(dim, dim)
 
     def _split(self, x_btd: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from earshot.config import Model
 from earshot.errors import ConfigError
 from earshot.model.attention import Attention, absolute_positions, relative_positions
+from earshot.model.dropout import Dropout
 from earshot.model.subsampling import ConvSubsampling, Frames, OutputGrid
 
 
@@ -22,7 +23,7 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.widen = nn.Linear(dim, dim * factor)
         self.narrow = nn.Linear(dim * factor, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_btd: torch.Tensor) -> torch.Tensor:
         hidden = self.dropout(nn.functional.silu(self.widen(self.norm(x_btd))))
@@ -36,7 +37,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.attention = Attention(dim, heads, dropout, positions)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_btd: torch.Tensor, positions_rd: torch.Tensor | None, valid_bt: torch.Tensor | None) -> torch.Tensor:
         return self.dropout(self.attention(self.norm(x_btd), positions_rd, valid_bt))
@@ -94,7 +95,7 @@ class Convolution(nn.Module):
         self.depthwise = Depthwise(dim, kernel)
         self.batch_norm = SpeechBatchNorm(dim)
         self.pointwise_out = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_btd: torch.Tensor, valid_bt: torch.Tensor | None, speech_bt: torch.Tensor | None) -> torch.Tensor:
         x_btd = nn.functional.glu(self.pointwise_in(self.norm(x_btd)), dim=-1)
@@ -136,7 +137,7 @@ class Conformer(nn.Module):
     def __init__(self, config: Model, n_mels: int, outputs: int) -> None:
         super().__init__()
         self.subsampling = ConvSubsampling(n_mels, config.subsampling_channels, config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(ConformerBlock(config) for _ in range(config.layers))
         self.output = nn.Linear(config.dim, outputs)
         # Derived from the shapes alone and made anew for another length: a plain attribute, no part of a checkpoint or of averaged weights.

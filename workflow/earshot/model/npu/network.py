@@ -8,6 +8,7 @@ from torch import nn
 from earshot.errors import ArtifactError, ConfigError
 from earshot.model.attention import Attention
 from earshot.model.conformer import Conformer, ConformerBlock, Convolution, Depthwise, FeedForward, SelfAttention, SpeechBatchNorm
+from earshot.model.dropout import Dropout
 from earshot.model.npu import subsampling
 from earshot.model.npu.attention import NpuSelfAttention
 from earshot.model.npu.folding import gain, pointwise
@@ -20,7 +21,7 @@ from earshot.model.subsampling import ConvSubsampling
 # What the rewrites know, by exact type: a subclass may compute something else.
 KNOWN = (
     *(Conformer, ConvSubsampling, ConformerBlock, FeedForward, SelfAttention, Attention, Convolution, Depthwise, SpeechBatchNorm),
-    *(nn.LayerNorm, nn.Linear, nn.Conv2d, nn.Dropout, nn.ModuleList),
+    *(nn.LayerNorm, nn.Linear, nn.Conv2d, Dropout, nn.ModuleList),
 )
 
 

@@ -1,0 +1,23 @@
+"""Dropout whose random numbers cost less than the layers around it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+_STEPS = 2**16  # a probability is a whole number of 1 / _STEPS
+
+
+class Dropout(nn.Dropout):
+    """PyTorch's, but quicker on a CPU, where that draws a number of 64 bits for each element, one after the other: a fifth of a step.
+
+    Here four elements share a draw.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        dropped = min(round(self.p * _STEPS), _STEPS - 1)
+        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _STEPS // 2
+        return x * (kept * torch.tensor(_STEPS / (_STEPS - dropped), dtype=x.dtype))

@@ -16,7 +16,7 @@ from variants_on_disk import content
 from earshot.config import Calib, Part, Quant
 from earshot.files import read_json, write_json
 from earshot.model import checkpoint
-from earshot.quantize import calibrate, program, schemes
+from earshot.quantize import calibrate, observing, program, schemes
 from earshot.quantize.mixing import FLOAT, MixedNetwork
 from earshot.search import candidates
 
@@ -51,7 +51,7 @@ def bench(folder):
     exported = program.export(recognizer.model.for_window(200), recognizer.model, (1, 200, 80))
     inputs = [(calibrate.fit_window(recognizer.front_end(noise(2.0, i)), recognizer.front_end, 200),) for i in range(3)]
     prepared = {
-        name: program.observed(exported, schemes.quantizer(quant, Calib(), "u85", exported.graph_module), inputs)
+        name: observing.observed(exported, schemes.quantizer(quant, Calib(), "u85", exported.graph_module), inputs)
         for name, quant in SCHEMES.items()
     }
     return exported, inputs, MixedNetwork(prepared)

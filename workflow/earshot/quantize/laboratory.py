@@ -16,7 +16,7 @@ from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.decoders import Decoder
 from earshot.model import checkpoint
 from earshot.model.npu import to_npu
-from earshot.quantize import calibrate, program, schemes
+from earshot.quantize import calibrate, observing, program, schemes
 from earshot.quantize.mixing import FLOAT, MixedNetwork
 from earshot.quantize.probe import Probe, Speech
 
@@ -54,7 +54,7 @@ class Laboratory:
         for scheme, quant in quantized.items():
             quantizer = schemes.quantizer(quant, calib, self._cfg.family, exported.graph_module)
             bar = tqdm(inputs, desc=f"calibration {scheme}-{name}", unit="utterance", disable=None)
-            prepared[scheme] = program.observed(exported, quantizer, bar)
+            prepared[scheme] = observing.observed(exported, quantizer, bar)
         return MixedNetwork(prepared)
 
     def _written(self, quant: Quant) -> nn.Module:

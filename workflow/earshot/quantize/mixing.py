@@ -18,16 +18,11 @@ from torchao.quantization.pt2e import ObserverBase
 
 from earshot.errors import ConfigError
 from earshot.parts import part_of
-from earshot.quantize.module_paths import kind, module_of
+from earshot.quantize.module_paths import MOVES, kind, module_of
 from earshot.quantize.tracing import quiet
 
 FLOAT = "float"
 WHOLE = "model"  # the part of operators that are in no module
-# They move numbers and compute none: rounding acts at what makes and what uses these.
-MOVES = {
-    *("view", "_unsafe_view", "reshape", "flatten", "permute", "transpose", "t", "squeeze", "unsqueeze", "expand"),
-    *("slice", "select", "cat", "split", "getitem", "clone", "copy"),
-}
 Input = tuple[str, int]  # name of an operator, and which of its tensors
 
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from torch.fx import Node
 
+# They move numbers and compute none: rounding acts at what makes and what uses these.
+MOVES = {
+    *("view", "_unsafe_view", "reshape", "flatten", "permute", "transpose", "t", "squeeze", "unsqueeze", "expand"),
+    *("slice", "select", "cat", "split", "getitem", "clone", "copy"),
+}
+
 
 def kind(node: Node) -> str:
     """The name of an operator: conv2d, mul, quantize_per_tensor ..."""

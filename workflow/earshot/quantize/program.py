@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import re
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,6 @@ from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
 from earshot.files import atomic, damage, read_json, sha256
 from earshot.model.subsampling import OutputGrid
-from earshot.quantize.replacing import replaced
 from earshot.quantize.tracing import lean_tracing, quiet, remembered_hints, unrehearsed_saving
 from earshot.tokenizer import read_pieces
 
@@ -82,26 +80,11 @@ def update(exported: ExportedProgram, network: nn.Module) -> None:
         weight.copy_(own[name])
 
 
-def observed(exported: ExportedProgram, quantizer: Quantizer, inputs: Iterable[tuple[torch.Tensor, ...]]) -> torch.fx.GraphModule:
-    """The float network of a program with the observers of a scheme, which have seen `inputs` of windows."""
-    from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e  # which who runs a program does without
-
-    with quiet(), lean_tracing():
-        prepared = prepare_pt2e(exported.module(check_guards=False), quantizer)
-    prepared.recompile()
-    calls = [(prepared.get_submodule(node.target), node.args[0].op) for node in prepared.graph.nodes if node.op == "call_module"]
-    constant = {observer for observer, of in calls if of == "get_attr"} - {observer for observer, of in calls if of != "get_attr"}
-    with torch.no_grad(), contextlib.ExitStack() as seen:
-        for of_window in inputs:
-            prepared(*of_window)
-            while constant:  # weights do not change: the first window shows all of them
-                seen.enter_context(replaced(constant.pop(), "forward", nn.Identity()))
-    return prepared
-
-
 def quantize(exported: ExportedProgram, quantizer: Quantizer, inputs: Iterable[tuple[torch.Tensor, ...]]) -> torch.fx.GraphModule:
     """The converted program: observers are placed, run over `inputs` of windows, and replaced by quantized nodes."""
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e  # which who runs a program does without
+
+    from earshot.quantize.observing import observed
 
     prepared = observed(exported, quantizer, inputs)
     with quiet(), lean_tracing():

@@ -108,6 +108,12 @@ def test_another_scheme_trains_nothing(finished):
     assert not again & {"corpus", "features", "tokenizer", "train"}
 
 
+def test_another_experiment_trains_nothing(finished):
+    again = jobs(snakemake(finished, "--dry-run", overrides="experiment_name=another"))
+    assert "track" in again
+    assert not again & {"corpus", "features", "tokenizer", "train", "quantize", "evaluate_float"}
+
+
 def test_a_checkpoint_is_imported_instead_of_trained(finished, tmp_path):
     files = {"checkpoint": tmp_path / "model.pt", "tokenizer": tmp_path / "tokenizer.model"}
     for path in files.values():

@@ -15,17 +15,21 @@ from earshot.pipeline import FORM, NAMES, variants
 from earshot.source_digest import source_digest
 from snakemake.exceptions import WorkflowError
 
-# In the rules, `python` is the interpreter that runs Snakemake: it has the package, a shell's own need not. A param would do as well, but then a
-# virtual environment that moved would train all models again. Thirty processes import the same libraries: they may keep what Python compiles, which
-# in a new environment takes longer than the imports themselves, also where containers forbid it to keep their images small.
-shell.prefix(f"set -euo pipefail; unset PYTHONDONTWRITEBYTECODE; export PATH={quote(str(Path(sys.executable).parent))}:$PATH; ")
-
 try:
     VARIANTS = variants(config)
 except EarshotError as error:
     raise WorkflowError(str(error))
 
-experiment_name = f"experiment_name={VARIANTS[0].config['experiment_name']}"
+experiment_name = f"experiment_name={hydra_value(VARIANTS[0].config['experiment_name'])}"
+
+# In the rules, `python` is the interpreter that runs Snakemake: it has the package, a shell's own need not. A param would do as well, but then a
+# virtual environment that moved would train all models again. Thirty processes import the same libraries: they may keep what Python compiles, which
+# in a new environment takes longer than the imports themselves, also where containers forbid it to keep their images small. The name of the experiment
+# is no param of a training: a model is not trained anew because another experiment uses it.
+shell.prefix(
+    f"set -euo pipefail; unset PYTHONDONTWRITEBYTECODE; export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
+    f"export EXPERIMENT_NAME={quote(experiment_name)}; "
+)
 
 
 wildcard_constraints:

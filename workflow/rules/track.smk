@@ -86,7 +86,7 @@ rule track:
         searches=listed("searches"),
         experiment=experiment_name,
     shell:
-        "python -m earshot.stages.track {params.arguments} {params.experiment} results=results 'variants=[{input.variants}]' searches={params.searches:q} out={output:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.track {params.arguments} {params.experiment:q} results=results 'variants=[{input.variants}]' searches={params.searches:q} out={output:q} 2>&1 | tee {log:q}"
 
 
 # Last, and after everything else was written: the exit status says whether a variant failed.

@@ -32,9 +32,8 @@ rule train:
         features_dir=subpath(input.front_end, parent=True),
         tokenizer_dir=subpath(input.tokenizer, parent=True),
         out=subpath(output.weights, parent=True),
-    # The name of the experiment is no parameter: a model is not trained anew because another experiment uses it.
     shell:
-        "python -m earshot.stages.train {params.arguments} {experiment_name} features_dir={params.features_dir:q}"
+        'python -m earshot.stages.train {params.arguments} "$EXPERIMENT_NAME" features_dir={params.features_dir:q}'
         " tokenizer_dir={params.tokenizer_dir:q} out={params.out:q} 2>&1 | tee {log:q}"
 
 

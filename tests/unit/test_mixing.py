@@ -13,10 +13,12 @@ from stage_command import fails, run
 from tiny_recognizer import PIECES, noise, write_corpus, write_model
 from variants_on_disk import content
 
-from earshot.config import Calib, Part, Quant
+from earshot.config import Calib, Part, Quant, Window
+from earshot.config.search import Compared
 from earshot.files import read_json, write_json
 from earshot.model import checkpoint
-from earshot.quantize import calibrate, observing, program, schemes
+from earshot.quantize import calibrate, observing, program, schemes, sensitivity
+from earshot.quantize.laboratory import Laboratory
 from earshot.quantize.mixing import FLOAT, MixedNetwork
 from earshot.search import candidates
 
@@ -54,7 +56,7 @@ def bench(folder):
         name: observing.observed(exported, schemes.quantizer(quant, Calib(), "u85", exported.graph_module), inputs)
         for name, quant in SCHEMES.items()
     }
-    return exported, inputs, MixedNetwork(prepared)
+    return exported, inputs, MixedNetwork(prepared, floats={})
 
 
 def test_in_floats_it_is_the_network_and_as_a_mixture_its_quantized_program(bench):
@@ -70,6 +72,25 @@ def test_in_floats_it_is_the_network_and_as_a_mixture_its_quantized_program(benc
     assert torch.equal(network(x), quantized)
     network.mix(lambda operator: "int8_pc")
     assert not torch.equal(network(x), quantized)
+
+
+def test_each_scheme_has_the_weights_that_its_program_has(folder):
+    """Other ones for 4 bits than for 8, and in floats those that were trained."""
+    schemes_ = {name: {"scheme": name, "weight_bits": quant.weight_bits} for name, quant in SCHEMES.items()}
+    calib, window = Calib(utterances=3, weights="compensated"), Window(seconds=2.0, overlap_s=0.5)
+    folders = {"model_dir": str(folder / "model"), "corpus_dir": str(folder / "corpus")}
+    network = Laboratory(Compared(schemes=schemes_, calib=calib, window=window, **folders)).network(SCHEMES, calib, "")
+    recognizer = checkpoint.load(folder / "model")
+    x = calibrate.fit_window(recognizer.front_end(noise(2.0, 5)), recognizer.front_end, 200)
+    network.mix(lambda operator: FLOAT)
+    with torch.no_grad():
+        assert torch.allclose(network(x), recognizer.model(x), atol=1e-4)
+    for scheme in SCHEMES:
+        out = folder / f"compensated-{scheme}"
+        words = f"quant={scheme}", "calib.utterances=3", "calib.weights=compensated", "family=u85"
+        run("quantize", *words, *given(folder)[-2:], f"out={out}", *WINDOW)
+        network.mix(sensitivity.uniform(scheme))
+        assert torch.equal(network(x)[0], program.load(out)(x[0])), scheme
 
 
 @pytest.fixture(scope="module")

@@ -78,4 +78,4 @@ def test_the_stage_rounds_as_calibration_asks_for(tmp_path):
     features = calibrate.fit_window(quantized.front_end(noise(1.3, 7)), quantized.front_end, 200)[0]
     with torch.no_grad():
         logits = recognizer.model(features[None])[0]
-    assert 10 * torch.log10(logits.square().sum() / (quantized(features) - logits).square().sum()) > 20  # dB
+    assert 10 * torch.log10(logits.square().sum() / (quantized(features) - logits).square().sum()) > 18  # dB

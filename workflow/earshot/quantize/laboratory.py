@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,8 @@ from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.decoders import Decoder
 from earshot.model import checkpoint
 from earshot.model.npu import to_npu
-from earshot.quantize import calibrate, observing, program, schemes
+from earshot.quantize import calibrate, observing, program, schemes, weights
+from earshot.quantize.centring import centre_values
 from earshot.quantize.mixing import FLOAT, MixedNetwork
 from earshot.quantize.probe import Probe, Speech
 
@@ -40,7 +42,8 @@ class Laboratory:
         return self._cfg.form.npu_form and quant.takes_npu_form(self._cfg.family)
 
     def network(self, quants: Mapping[str, Quant], calib: Calib, name: str) -> MixedNetwork:
-        """The network whose operators take the precisions of `quants`, all of one form; observed on the speech that `calib` chooses.
+        """The network whose operators take the precisions of `quants`, all of one form; observed on the speech that `calib` chooses, and
+        with the weights that each is quantized with.
 
         Floats are a precision of each network, and so need no observers: a scheme that is not quantized is left out.
         """
@@ -52,10 +55,15 @@ class Laboratory:
         inputs = list(calibrate.inputs(chosen, self._front_end, self._frames))
         prepared = {}
         for scheme, quant in quantized.items():
-            quantizer = schemes.quantizer(quant, calib, self._cfg.family, exported.graph_module)
+            settled = copy.deepcopy(written)
+            weights.settle(settled, quant, calib, inputs)
+            own = copy.deepcopy(exported)  # its weights are part of what is observed
+            program.update(own, settled)
+            quantizer = schemes.quantizer(quant, calib, self._cfg.family, own.graph_module)
             bar = tqdm(inputs, desc=f"calibration {scheme}-{name}", unit="utterance", disable=None)
-            prepared[scheme] = observing.observed(exported, quantizer, bar)
-        return MixedNetwork(prepared)
+            prepared[scheme] = observing.observed(own, quantizer, bar)
+        centre_values(written, inputs)  # as with all schemes: what one operator leaves out, another one adds
+        return MixedNetwork(prepared, written.state_dict())
 
     def _written(self, quant: Quant) -> nn.Module:
         form: NpuForm = self._cfg.form

@@ -55,18 +55,24 @@ class Rounding:
 
 
 class Edge(nn.Module):
-    """A tensor on its way into an operator. What is constant is rounded once."""
+    """A tensor on its way into an operator. What is constant is rounded once.
 
-    def __init__(self, constant: torch.Tensor | None) -> None:
+    Args:
+        constants: what a constant is for the operator in floats, and with each scheme; empty where the tensor is none.
+    """
+
+    def __init__(self, constants: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
-        self.constant = None if constant is None else constant.detach()
-        self.value = self.constant
+        self.constants = constants
+        self.value = constants.get(FLOAT)
         self.roundings: tuple[Rounding, ...] = ()
+        self.scheme = FLOAT
 
-    def set(self, roundings: tuple[Rounding, ...]) -> None:
-        if roundings != self.roundings:
-            self.roundings = roundings
-            self.value = None if self.constant is None else self._rounded(self.constant)
+    def set(self, roundings: tuple[Rounding, ...], scheme: str = FLOAT) -> None:
+        """`scheme` is that of the operator that takes the tensor."""
+        if (roundings, scheme) != (self.roundings, self.scheme):
+            self.roundings, self.scheme = roundings, scheme
+            self.value = self._rounded(self.constants[scheme]) if self.constants else None
 
     def _rounded(self, x: torch.Tensor) -> torch.Tensor:
         for rounding in self.roundings:
@@ -81,13 +87,14 @@ class MixedNetwork:
     """A network of a window, features [1, frames, n_mels] to logits [1, T', V], whose operators take the precisions that `mix` gives them.
 
     Args:
-        prepared: the observed network of each scheme, all of one exported program; they are used up.
+        prepared: the observed network of each scheme, all of one exported program but for their weights; they are used up.
+        floats: weights by name of operators in floats; those that it lacks are the same with all schemes.
 
     Raises:
         ConfigError: the schemes change the network in different ways.
     """
 
-    def __init__(self, prepared: Mapping[str, fx.GraphModule]) -> None:
+    def __init__(self, prepared: Mapping[str, fx.GraphModule], floats: Mapping[str, torch.Tensor]) -> None:
         found = {scheme: dict(_inputs(graph_module)) for scheme, graph_module in prepared.items()}
         first, *others = prepared
         for other in others:
@@ -101,9 +108,14 @@ class MixedNetwork:
         self._roundings: dict[Input, dict[str, tuple[Rounding, ...]]] = {}
         self._edges: dict[Input, Edge] = {}
         self._weights: dict[str, int] = {}
-        self._rewire(found)
+        self._rewire(found, prepared, floats)
 
-    def _rewire(self, found: Mapping[str, Mapping[Input, tuple[str, tuple[Rounding, ...]]]]) -> None:
+    def _rewire(
+        self,
+        found: Mapping[str, Mapping[Input, tuple[str, tuple[Rounding, ...]]]],
+        prepared: Mapping[str, fx.GraphModule],
+        floats: Mapping[str, torch.Tensor],
+    ) -> None:
         """Put an edge where any scheme rounds, in place of the observers."""
         graph = self._module.graph
         for node in list(graph.nodes):
@@ -118,10 +130,13 @@ class MixedNetwork:
                 roundings = {scheme: of_scheme[at][1] for scheme, of_scheme in found.items()}
                 if not any(roundings.values()):
                     return source
-                constant = _attribute(self._module, source.target) if source.op == "get_attr" else None
-                self._made_by[at], self._roundings[at], self._edges[at] = source.name, roundings, Edge(constant)
-                if constant is not None and constant.dim() > 1:
-                    self._weights[node.name] = self._weights.get(node.name, 0) + constant.numel()
+                constants: dict[str, torch.Tensor] = {}
+                if source.op == "get_attr":
+                    constants = {scheme: _attribute(module, source.target).detach() for scheme, module in prepared.items()}
+                    constants[FLOAT] = floats.get(source.target, next(iter(constants.values())))
+                    if constants[FLOAT].dim() > 1:
+                        self._weights[node.name] = self._weights.get(node.name, 0) + constants[FLOAT].numel()
+                self._made_by[at], self._roundings[at], self._edges[at] = source.name, roundings, Edge(constants)
                 name = f"edge_{len(self._edges)}"
                 self._module.add_module(name, self._edges[at])
                 with graph.inserting_before(node):
@@ -149,7 +164,7 @@ class MixedNetwork:
         for at, edge in self._edges.items():
             ends = (chosen.get(self._made_by[at], FLOAT), chosen.get(at[0], FLOAT))
             rounded = [rounding for scheme in ends if scheme != FLOAT for rounding in self._roundings[at][scheme]]
-            edge.set(tuple(dict.fromkeys(rounded)))
+            edge.set(tuple(dict.fromkeys(rounded)), ends[1])
 
     @torch.no_grad()
     def __call__(self, x_btf: torch.Tensor) -> torch.Tensor:

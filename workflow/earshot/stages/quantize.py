@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -95,23 +94,22 @@ def main(cfg: QuantizeStage) -> None:
         exported = program.export(written, left.form if left else recognizer.model, *shapes, dtype=float_type)
         modules = schemes.by_module(exported.graph_module)
         if cfg.quant.quantize:
-            bar = tqdm(chosen, desc="calibration", unit="utterance", disable=None)
-            inputs: Iterable[tuple[torch.Tensor, ...]] = (
+            bar = tqdm(chosen, desc="calibration speech", unit="utterance", disable=None)
+            inputs = list(
                 calibrate.inputs_with_cache(bar, recognizer.front_end, left.layout, left.form, left.first_cache)
                 if left
                 else calibrate.inputs(bar, recognizer.front_end, frames)
             )
-            if not chosen:
-                inputs = [tuple(map(torch.zeros, shapes))]  # what is observed are the weights, and only while the network runs
-            elif cfg.calib.weights == "compensated":
-                inputs = list(inputs)
-                weights.round_weights(written, cfg.quant, inputs)
+            if chosen:
+                weights.settle(written, cfg.quant, cfg.calib, inputs)
                 program.update(exported, written)
+            else:
+                inputs = [tuple(map(torch.zeros, shapes))]  # what is observed are the weights, and only while the network runs
             if cfg.quant.qat:
-                converted, training = qat_program.trained(cfg, recognizer, written, exported, list(inputs))
+                converted, training = qat_program.trained(cfg, recognizer, written, exported, inputs)
             else:
                 quantizer = schemes.quantizer(cfg.quant, cfg.calib, cfg.family, exported.graph_module)
-                converted = program.quantize(exported, quantizer, inputs)
+                converted = program.quantize(exported, quantizer, tqdm(inputs, desc="calibration", unit="window", disable=None))
             modules = schemes.by_module(converted)
             exported = program.reexport(converted, *shapes)
         if chosen:

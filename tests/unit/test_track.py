@@ -54,6 +54,8 @@ def actions(logged: dict) -> set[str]:
 
 def test_runs_as_people_want_to_see_them(tracking, tmp_path):
     write_results(tmp_path)
+    curves_of_training = tmp_path / "programs" / MODEL / "int8_pc-hist64-5s" / "u85" / "qat.csv"
+    curves_of_training.write_text("step,train_loss,dev_loss,dev_wer\n50,0.02,0.01,0.1\n")
     logged = log(tracking, tmp_path)
     found = runs(tracking)
     assert len(found) == 1 + len(VARIANTS) and actions(logged) == {"created"}
@@ -71,7 +73,7 @@ def test_runs_as_people_want_to_see_them(tracking, tmp_path):
     store = Store(tracking.uri, "demo", 5)
     assert [point.step for point in store.client.get_metric_history(parent.info.run_id, "train_loss")] == [40 * (i + 1) for i in range(12)]
     names = {file.path for file in store.client.list_artifacts(child.info.run_id)}
-    assert names == {"metrics.json", "lower.json", "evaluation.utterances.csv", "parity.json"}
+    assert names == {"metrics.json", "lower.json", "evaluation.utterances.csv", "parity.json", "qat.csv"}
     assert next(iter(logged["variants"])).endswith("fp32-hist64-5s/host"), "the best WER first"
 
 

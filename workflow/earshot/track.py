@@ -27,7 +27,7 @@ ARTIFACTS = "earshot.artifacts"
 REASON = ("earshot.reason", "mlflow.note.content")  # the second is what MLflow shows as a run's description
 COMPARED = "wer"  # logged first: MLflow compares runs by the first metric
 UTTERANCES = "evaluation{}.utterances.csv"  # with the ending of another decoding than the default one, as metrics.json has it
-PARITY = "parity.*"  # the ladder, beside the program
+PARITY, QAT = "parity.*", "qat.csv"  # beside the program: the ladder, the curves of quantization-aware training
 VARIANT_FILES = ("lower.json", "vela_*.csv")
 MODEL_FILES = ("metrics.json", "config.yaml", "curves.csv")
 REPORT_FILES = ("pareto.html", "variants.csv", "operators.csv")  # of results/report: they show the model's variants side by side
@@ -159,6 +159,7 @@ def variant_entry(path: Path, content: dict[str, Any], log_pte: bool) -> Entry:
     files += [file for where in (folder, of_program) if (file := where / utterances).exists()][:1]
     if "parity" in content:
         files += sorted(of_program.glob(PARITY))
+    files += sorted(of_program.glob(QAT))
     if log_pte and (folder / "model.pte").exists():
         files.append(folder / "model.pte")
     identity = {key: content[key] for key in ("model", "target", "corpus", "split")}

@@ -36,6 +36,7 @@ from earshot.model.npu.attention import NpuSelfAttention
 from earshot.model.npu.layers import NpuConvolution
 from earshot.model.npu.subsampling import NpuSubsampling
 from earshot.quantize import calibrate, fake, program, schemes, weights
+from earshot.quantize.centring import centre_values
 from earshot.quantize.observers import TableInputObserver
 
 Inputs = list[tuple[torch.Tensor, ...]]
@@ -58,6 +59,11 @@ class Case:
 
 
 # ---------------------------------------------------------------- methods that change weights
+
+
+def centre(network: nn.Module, case: Case) -> None:
+    """Values of attention without their mean, as all programs of the NPU form have them."""
+    centre_values(network, case.inputs)
 
 
 @torch.no_grad()
@@ -168,11 +174,12 @@ def equalise(network: nn.Module, case: Case) -> None:
 
 
 METHODS: dict[str, list[Change]] = {
-    "plain": [],
-    "equalised": [equalise],
-    "biases": [correct_biases],
-    "clipped": [clip],
-    "compensated": [compensate],
+    "not_centred": [],
+    "plain": [centre],
+    "equalised": [centre, equalise],
+    "biases": [centre, correct_biases],
+    "clipped": [centre, clip],
+    "compensated": [centre, compensate],
 }
 
 

@@ -3,11 +3,11 @@
     python tests/benchmarks/training.py
     python tests/benchmarks/training.py --cuts results/corpus/local_speech_9h/train.cuts.jsonl.gz
 
-Both get the same subsampling in front, the same output layer behind, the same padded batches and precision, in the same run, a step of
-the one after a step of the other. torchaudio's Conformer has no relative positions, so its layers are given the width of feed-forward that
-makes the parameters equal. With --cuts batches have the lengths of real utterances: ours as training draws them, by like duration; the
-peer's both those and others of as many seconds drawn at random. The limit of the machine is what the matrix products and convolutions of
-such a step would take by themselves at the measured rate of a large matrix product.
+Both get the same subsampling in front, the same output layer behind, the same optimizer, padded batches and precision, in the same run, a
+step of the one after a step of the other. torchaudio's Conformer has no relative positions, so its layers are given the width of
+feed-forward that makes the parameters equal. With --cuts batches have the lengths of real utterances: ours as training draws them, by like
+duration; the peer's both those and others of as many seconds drawn at random. The limit of the machine is what the matrix products and
+convolutions of such a step would take by themselves at the measured rate of a large matrix product.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lhotse import CutSet
 from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
+from earshot import optimizer
 from earshot.bfloat16 import is_native
 from earshot.config import CONF_DIR, Model, Train
 from earshot.corpus.manifest import load_cuts
@@ -84,7 +85,7 @@ class Learner:
     """A model and its optimizer; `seconds` holds what each part of each step has taken."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.model, self.optimizer = model.train(), torch.optim.AdamW(model.parameters())
+        self.model, self.optimizer = model.train(), optimizer.build(model, Train())  # AdamW
         self.seconds: list[dict[str, float]] = []
 
     def step(self, batch: Batch, bf16: bool) -> float:

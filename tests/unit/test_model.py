@@ -10,8 +10,8 @@ import torch
 from earshot.config import Model
 from earshot.errors import ArtifactError, ConfigError
 from earshot.model import Conformer, checkpoint
-from earshot.model.attention import relative_positions, relative_shift
-from earshot.model.conformer import Depthwise
+from earshot.model.attention import Attention, relative_positions, relative_shift
+from earshot.model.conformer import Depthwise, SpeechBatchNorm
 from earshot.model.dropout import Dropout
 from earshot.model.subsampling import ConvSubsampling
 from earshot.tokenizer import write_pieces
@@ -99,13 +99,40 @@ def test_an_output_looks_at_the_frames_from_its_place_on_the_grid(factor):
     assert touched == list(range(factor * k, factor * k + 2 * factor - 1)) and subsampling.grid.factor == factor
 
 
-def test_the_depthwise_filter_is_one_function_in_training_and_after_it():
+PARTS = {
+    "subsampling": (lambda: ConvSubsampling(20, [4, 6], 16), (3, 50, 20), ()),
+    "attention": (
+        lambda: Attention(16, 2, dropout=0.0),
+        (3, 20, 16),
+        (relative_positions(20, 16), torch.arange(20) < torch.tensor([[20], [9], [1]])),
+    ),
+    "attention without positions": (lambda: Attention(16, 2, dropout=0.0, positions=False), (3, 20, 16), (None, None)),
+    "depthwise filter": (lambda: Depthwise(16, 7), (3, 16, 20), ()),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_one_function_in_training_and_after_it(part):
+    """Training has forms of its own, which are quicker."""
     torch.manual_seed(0)
-    layer, x = Depthwise(16, 7), torch.randn(3, 16, 20, requires_grad=True)
-    results = [layer.train(mode)(x) for mode in (True, False)]
+    make, shape, others = PARTS[part]
+    layer, x = make(), torch.randn(shape, requires_grad=True)
+    results = [layer.train(mode)(x, *others) for mode in (True, False)]
     torch.testing.assert_close(*results)
-    gradients = [torch.autograd.grad(y.square().sum(), [x, layer.weight, layer.bias]) for y in results]
-    torch.testing.assert_close(*gradients)
+    wanted = [x, *layer.parameters()]
+    gradients = [torch.autograd.grad(y.square().sum(), wanted) for y in results]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_statistics_are_those_of_speech():
+    torch.manual_seed(0)
+    x, speech = torch.randn(3, 16, 20, requires_grad=True), torch.arange(20) < torch.tensor([[20], [9], [1]])
+    layer, library = SpeechBatchNorm(16).train(), torch.nn.BatchNorm1d(16).train()
+    results = [layer(x, speech).transpose(1, 2)[speech], library(x.transpose(1, 2)[speech])]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*(torch.autograd.grad(y.pow(3).sum(), x)[0] for y in results), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer.running_mean, library.running_mean)
+    torch.testing.assert_close(layer.running_var, library.running_var * 29 / 30 + 0.9 / 30)  # PyTorch divides by n - 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

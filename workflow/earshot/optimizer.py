@@ -17,8 +17,9 @@ from earshot.model import Conformer
 def build(model: Conformer, config: Train) -> torch.optim.Optimizer:
     """The optimizer that the configuration asks for; each of its parameter groups holds its peak learning rate as `peak_lr`."""
     adamw = {"lr": config.lr, "peak_lr": config.lr, "weight_decay": config.weight_decay}
-    # All parameters at once: half the time of one after the other, on a CPU too.
-    common: dict[str, Any] = {"betas": (0.9, 0.98), "foreach": True}
+    # Fused, it goes through the memory of all parameters once: a fifth of the time, on a CPU too. But then it is also the one that takes
+    # back the scale of a loss, after the gradients were clipped.
+    common: dict[str, Any] = {"betas": (0.9, 0.98), ("foreach" if config.precision == "fp16" else "fused"): True}
     if config.optimizer == "adamw":
         return torch.optim.AdamW([{"params": list(model.parameters()), **adamw}], **common)
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]

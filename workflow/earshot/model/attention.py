@@ -49,6 +49,16 @@ def relative_shift(scores_bhtr: torch.Tensor, keys: int) -> torch.Tensor:
     return padded.flatten(2)[:, :, t:].reshape(b, h, t, r)[..., :keys]
 
 
+def relative_view(scores_bhtr: torch.Tensor, keys: int) -> torch.Tensor:
+    """What `relative_shift` makes of scores by distance, as a view: key j of row i is element T - 1 + i * (R - 1) + j of the memory.
+
+    The scores are contiguous and begin their memory, as a product leaves them. Nothing is copied, and the gradient is written once. For
+    training alone: neither an NPU nor the host has an operator for other strides.
+    """
+    b, h, t, r = scores_bhtr.shape
+    return scores_bhtr.as_strided((b, h, t, keys), (h * t * r, t * r, r - 1, 1), t - 1)
+
+
 class Attention(nn.Module):
     """Self-attention over [B, T, D]; with `positions`, `u` and `v` are the learnt biases of content and position."""
 
@@ -75,15 +85,16 @@ class Attention(nn.Module):
         `context_bcd`: frames before the first, which are keys and no queries.
         """
         keys_bsd = x_btd if context_bcd is None else torch.cat([context_bcd, x_btd], dim=1)
-        q, k, v = self._split(self.query(x_btd)), self._split(self.key(keys_bsd)), self._split(self.value(keys_bsd))
+        q, k, v = self._split(self.query(x_btd)), self._split(self.key(keys_bsd) * self.scale), self._split(self.value(keys_bsd))
         if self.position is None:
-            scores_bhts = torch.matmul(q, k.transpose(-1, -2)) * self.scale
+            scores_bhts = torch.matmul(q, k.transpose(-1, -2))
         else:
-            p = self._split(self.position(positions_rd).unsqueeze(0))
-            content = torch.matmul(q + self.u, k.transpose(-1, -2))
-            position = relative_shift(torch.matmul(q + self.v, p.transpose(-1, -2)), keys_bsd.shape[1])
-            scores_bhts = (content + position) * self.scale
+            p = self._split(self.position(positions_rd).unsqueeze(0) * self.scale)
+            shift = relative_view if self.training else relative_shift
+            scores_bhts = torch.matmul(q + self.u, k.transpose(-1, -2))
+            scores_bhts = scores_bhts + shift(torch.matmul(q + self.v, p.transpose(-1, -2)), keys_bsd.shape[1])
         if valid_bt is not None:
-            scores_bhts = scores_bhts.masked_fill(~valid_bt[:, None, None, :], -torch.inf)
+            # In place, and without autograd, which would copy the scores: a softmax passes no gradient to what its result is zero for.
+            scores_bhts.detach().masked_fill_(~valid_bt[:, None, None, :], -torch.inf)
         weights = self.dropout(torch.softmax(scores_bhts, dim=-1))
         return self.out(torch.matmul(weights, v).transpose(1, 2).flatten(2))

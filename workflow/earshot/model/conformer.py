@@ -52,14 +52,17 @@ class SpeechBatchNorm(nn.BatchNorm1d):
     def forward(self, x_bdt: torch.Tensor, speech_bt: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
         if speech_bt is None or not self.training:
             return super().forward(x_bdt)
-        speech_nd = x_bdt.transpose(1, 2)[speech_bt].float()
-        mean, variance = speech_nd.mean(0), speech_nd.var(0, correction=0)
+        with torch.autocast(x_bdt.device.type, enabled=False):
+            x_btd = x_bdt.transpose(1, 2).float()
+            share_n = (speech_bt / speech_bt.sum()).flatten()
+            mean = share_n @ x_btd.flatten(0, 1)
+            centred_btd = x_btd - mean
+            variance = share_n @ centred_btd.square().flatten(0, 1)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None  # the defaults
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance, self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return x_bdt * scale[:, None] + (self.bias - mean * scale)[:, None]
+        return torch.addcmul(self.bias, centred_btd, self.weight * torch.rsqrt(variance + self.eps)).transpose(1, 2)
 
 
 class Depthwise(nn.Conv1d):

@@ -42,7 +42,7 @@ class QuickHistogramObserver(HistogramObserver):
                 places = (x.flatten() - low).mul_(self.bins / (high - low)).int()  # a range may be narrow and far from 0
                 counts = torch.bincount(places, minlength=self.bins + 1)
                 counts[self.bins - 1] += counts[self.bins]  # the greatest value ends the last bin
-                self.histogram += counts[: self.bins]
+                self.histogram.add_(counts[: self.bins])
                 return x_orig
         return super().forward(x_orig)
 

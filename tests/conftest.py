@@ -8,6 +8,8 @@ from pathlib import Path
 
 # Tests run beside each other and beside Snakemake's jobs: more threads than cores only make them wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# They start Snakemake a hundred times: where a container forbids Python to keep what it compiles, each of them would compile it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 import torch

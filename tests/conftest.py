@@ -1,24 +1,29 @@
-"""What several tests need: a front end, and a small corpus of made-up audio."""
+"""What several tests need: a front end, and a whole workflow at a tiny size."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 # Tests run beside each other and beside Snakemake's jobs: more threads than cores only make them wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# They start Snakemake a hundred times: where a container forbids Python to keep what it compiles, each of them would compile it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 import torch
+from running import snakemake
 
 from earshot.config import Features
 from earshot.features import FrontEnd
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests that share an expensive fixture run in one of the processes: those of a file, and all that look at one tiny workflow."""
+    """Tests that share an expensive fixture run in one of the processes: those of a file, and all that look at the tiny workflow."""
     if not item.get_closest_marker("xdist_group"):
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder in ("dag", "faults") else item.path.stem))
+        of_workflow = item.path.parent.name in ("dag", "faults")
+        item.add_marker(pytest.mark.xdist_group("workflow" if of_workflow else item.path.stem))
 
 
 @pytest.fixture(autouse=True)
@@ -31,3 +36,20 @@ def seed() -> None:
 def front_end() -> FrontEnd:
     """A front end whose statistics are no round numbers."""
     return FrontEnd(Features(), mean=[-6.0 - 0.01 * i for i in range(80)], std=[3.0 + 0.01 * i for i in range(80)])
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a tiny workflow that has run to its end by the command that people use; tests run more in it."""
+    directory = tmp_path_factory.mktemp("workflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONHASHSEED", "1")  # texts hash otherwise than in the runs that it is compared with
+        snakemake(directory)
+    shutil.copytree(directory, directory.with_name("undisturbed"), symlinks=True)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def whole(finished) -> Path:
+    """The same as it was when it ended, with the times of its files; nothing runs in it."""
+    return finished.with_name("undisturbed")

@@ -13,7 +13,7 @@ from running import ROOT, command
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 PROFILE = ROOT / "workflow" / "profiles" / "slurm"
-# That of tests/dag, with names short enough for Slurm's plugin.
+# That of tests/running.py, with names short enough for Slurm's plugin.
 TINY = [
     "corpus.train_minutes=1 corpus.dev_minutes=0.2 corpus.test_minutes=0.3 corpus.train_voices=6",
     "tokenizer.vocab_size=64 model.dim=16 model.layers=1 model.subsampling_channels=[4,4] train.epochs=2",

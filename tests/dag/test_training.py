@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import os
@@ -97,19 +98,20 @@ def test_killed_under_torchrun_it_goes_on_as_if_it_had_not_been(start, tmp_path)
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     settings = ["train.epochs=6", "train.batch_s=6", "train.devices=2", "train.accelerator=cpu", "train.checkpoint_every_s=0"]
     first = start(*settings, launcher=torchrun)
-    children = []
-    for line in first.stdout:
-        if line.startswith("epoch 3/6"):
-            children = [int(pid) for pid in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
-            for process in (first.pid, *children):
-                os.kill(process, signal.SIGKILL)
-            break
+    assert any(line.startswith("epoch 2/6") for line in first.stdout)
+    written, last = set(), tmp_path / "model" / "state" / "last.ckpt"
+    while len(written) < 4:  # that of the second epoch, and of batches of the third
+        with contextlib.suppress(FileNotFoundError):  # while one takes the place of the other
+            written.add(last.stat().st_mtime_ns)
+    children = [int(pid) for pid in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
+    for process in (first.pid, *children):
+        os.kill(process, signal.SIGKILL)
     assert len(children) >= 2
     first.wait()
     again = start(*settings, launcher=torchrun)
     output, _ = again.communicate(timeout=600)
     assert again.returncode == 0, output
-    assert "epoch 3/6" not in output and "epoch 6/6" in output
+    assert "epoch 2/6" not in output and "epoch 3/6" in output and "epoch 6/6" in output
     (tmp_path / "model").rename(tmp_path / "killed")
     whole = start(*settings, launcher=torchrun)
     output, _ = whole.communicate(timeout=600)

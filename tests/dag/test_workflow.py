@@ -114,6 +114,12 @@ def test_another_experiment_trains_nothing(finished):
     assert not again & {"corpus", "features", "tokenizer", "train", "quantize", "evaluate_float"}
 
 
+def test_the_report_is_headed_by_the_name_of_the_experiment(finished):
+    """Also by one with braces, which mean something to Snakemake and to Hydra."""
+    snakemake(finished, "--until", "report", overrides="""experiment_name="'{a} b{c}'" """)
+    assert "<h1>{a} b{c}</h1>" in (finished / "results" / "report" / "report.html").read_text()
+
+
 def test_a_checkpoint_is_imported_instead_of_trained(finished, tmp_path):
     files = {"checkpoint": tmp_path / "model.pt", "tokenizer": tmp_path / "tokenizer.model"}
     for path in files.values():

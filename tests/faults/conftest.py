@@ -7,25 +7,13 @@ from pathlib import Path
 
 import pytest
 
-for folder in ("unit", "dag"):  # the tiny model and corpus, and the tiny workflow
-    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the tiny model and corpus
 
-import stage_command  # noqa: E402
-from running import snakemake  # noqa: E402
-from tiny_recognizer import write_corpus  # noqa: E402
-from tiny_steps import features_of  # noqa: E402
+import stage_command
+from tiny_recognizer import write_corpus
+from tiny_steps import features_of
 
 UTTERANCES = 12
-
-
-@pytest.fixture(scope="session")
-def whole(tmp_path_factory) -> Path:
-    """The folder of a workflow that nothing has disturbed. Its texts hash otherwise than in the runs it is compared with."""
-    directory = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONHASHSEED", "1")
-        snakemake(directory)
-    return directory
 
 
 @pytest.fixture(scope="session")

@@ -30,8 +30,8 @@ def test_killed_at_twenty_moments_it_ends_the_same(whole, tmp_path):
     chance, killed, options = random.Random(6), 0, []
     for rule in MOMENTS:
         moment_s = chance.random() * seconds_of(rule, whole)
-        # No further than this rule: where it was over before the moment, those that follow it are left to be killed in.
-        hit = Running(tmp_path, "--until", rule, *options, PYTHONHASHSEED="2").kill_after(rule, moment_s)
+        # This rule, also where it was over before the last moment, and no further: those that follow it are left to be killed in.
+        hit = Running(tmp_path, "--until", rule, "--forcerun", rule, *options, PYTHONHASHSEED="2").kill_after(rule, moment_s)
         print(f"{time.strftime('%H:%M:%S')} {rule}: {'killed' if hit else 'over before'} {moment_s:.1f} s", flush=True)
         killed += hit
         if hit and not options:

@@ -1,4 +1,4 @@
-"""File names that a shell would act on go through a rule as they are; servers that anyone is told to start listen on loopback only."""
+"""Names that a shell would act on go through a rule as they are; servers that anyone is told to start listen on loopback only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 NAME = "a b'c\"d;touch pwned;$(touch pwned)`touch pwned`&\n|>pwned {x},=é"
 
 
-def test_nothing_in_the_name_of_a_folder_is_executed(tmp_path):
+def test_nothing_in_a_name_is_executed(tmp_path):
     # A line break cannot be written in a value of --config, which is YAML: the folder that results go to has one.
     here, root = tmp_path / NAME, tmp_path / NAME.replace("\n", "")
     here.mkdir()
@@ -33,7 +33,7 @@ def test_nothing_in_the_name_of_a_folder_is_executed(tmp_path):
         (folder / "1-7.trans.txt").write_text(f"{name} GO HOME\n")
     # Snakemake takes off the quotes that a value begins and ends with: these words begin and end with none.
     words = ["corpus.jobs=1", "corpus.train_subsets=[one]", "corpus.dev_subsets=[two]", "corpus.test_subsets=[three]"]
-    words += [f"corpus.root={hydra_value(str(root))}", "evaluation.seed=0"]
+    words += [f"experiment_name={hydra_value(root.name)}", f"corpus.root={hydra_value(str(root))}", "evaluation.seed=0"]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(here)),

@@ -26,10 +26,11 @@ experiment_name = f"experiment_name={hydra_value(VARIANTS[0].config['experiment_
 # virtual environment that moved would train all models again. Thirty processes import the same libraries: they may keep what Python compiles, which
 # in a new environment takes longer than the imports themselves, also where containers forbid it to keep their images small. The name of the experiment
 # is no param of a training: a model is not trained anew because another experiment uses it.
-shell.prefix(
+prefix = (
     f"set -euo pipefail; unset PYTHONDONTWRITEBYTECODE; export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
     f"export EXPERIMENT_NAME={quote(experiment_name)}; "
 )
+shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))  # which it formats, as a rule's command
 
 
 wildcard_constraints:

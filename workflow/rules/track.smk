@@ -57,7 +57,7 @@ rule report:
         **needs("report"),
     params:
         source=source_digest("report"),
-        title=VARIANTS[0].config["experiment_name"],
+        title=lambda wildcards: hydra_value(VARIANTS[0].config["experiment_name"]),  # a text with braces would be a pattern
         out=subpath(output.html, parent=True),
     shell:
         "python -m earshot.stages.report title={params.title:q} 'variants=[{input.variants}]' out={params.out:q} 2>&1 | tee {log:q}"
@@ -80,11 +80,11 @@ rule track:
     resources:
         **needs("track"),
     params:
-        arguments=VARIANTS[0].arguments(["tracking"]),
-        settings=VARIANTS[0].settings(["tracking"]),
+        arguments=arguments("tracking"),
+        settings=settings("tracking"),
         source=source_digest("track"),
         searches=listed("searches"),
-        experiment=experiment_name,
+        experiment=lambda wildcards: experiment_name,
     shell:
         "python -m earshot.stages.track {params.arguments} {params.experiment:q} results=results 'variants=[{input.variants}]' searches={params.searches:q} out={output:q} 2>&1 | tee {log:q}"
 

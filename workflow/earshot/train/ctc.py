@@ -127,9 +127,10 @@ class CtcTraining(lightning.LightningModule):
         return bool(self.window)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
+        audio_s = self._of_all(batch.audio_s)
         self.watch.lap("data")
-        self.watch.steps, self.watch.audio_s = self.watch.steps + 1, self.watch.audio_s + batch.audio_s * self.trainer.world_size
-        self.seen_s += batch.audio_s * self.trainer.world_size
+        self.watch.steps, self.watch.audio_s = self.watch.steps + 1, self.watch.audio_s + audio_s
+        self.seen_s += audio_s
         stepper: Any = self.optimizers()  # one, not a list
         for group in stepper.param_groups:
             group["lr"] = group["peak_lr"] * schedule(self.current_epoch + self.seen_s / self.speech.train_s, self.config)
@@ -143,6 +144,10 @@ class CtcTraining(lightning.LightningModule):
             stepper.zero_grad()
             self.window = []
             self.watch.lap("optimizer")
+
+    def _of_all(self, seconds: float) -> float:
+        """The sum over all processes: the batches of each are its own, and the learning rate follows from what all have seen."""
+        return float(self.trainer.strategy.reduce(torch.tensor(seconds, dtype=torch.float64, device=self.device), reduce_op="sum"))
 
     def learn(self, new: list[Batch], window: list[Batch], last: bool) -> float:
         """Add the gradients of `new` to those of `window`, which it is the end of; the mean loss of the last batch.

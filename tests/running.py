@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TINY = [
     "corpus.train_minutes=1 corpus.dev_minutes=0.2 corpus.test_minutes=0.3",
     "corpus.train_voices=6 corpus.dev_voices=2 corpus.test_voices=2",

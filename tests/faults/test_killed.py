@@ -16,11 +16,12 @@ MOMENTS = [
     *("tosa", "tosa", "evaluate_program", "lower", "evaluate_variant", "parity", "metrics", "report", "track"),
 ]
 SHORTEST_S = 0.5  # of those that have no benchmark file
+TRIES = 3  # for a moment: a machine that is less busy than when a step was timed may be done with it before
 
 
-def seconds_of(rule: str, directory: Path) -> float:
-    """How long the shortest job of a rule has taken in a whole run."""
-    files = list((directory / "results" / "benchmarks" / rule).rglob("*.tsv"))
+def seconds_of(rule: str, *directories: Path) -> float:
+    """How long the shortest job of a rule has taken in the runs of these directories."""
+    files = [path for directory in directories for path in (directory / "results" / "benchmarks" / rule).rglob("*.tsv")]
     return min((float(path.read_text().splitlines()[1].split("\t")[0]) for path in files), default=SHORTEST_S)
 
 
@@ -29,10 +30,13 @@ def seconds_of(rule: str, directory: Path) -> float:
 def test_killed_at_twenty_moments_it_ends_the_same(whole, tmp_path):
     chance, killed, options = random.Random(6), 0, []
     for rule in MOMENTS:
-        moment_s = chance.random() * seconds_of(rule, whole)
-        # This rule, also where it was over before the last moment, and no further: those that follow it are left to be killed in.
-        hit = Running(tmp_path, "--until", rule, "--forcerun", rule, *options, PYTHONHASHSEED="2").kill_after(rule, moment_s)
-        print(f"{time.strftime('%H:%M:%S')} {rule}: {'killed' if hit else 'over before'} {moment_s:.1f} s", flush=True)
+        for _ in range(TRIES):
+            moment_s = chance.random() * seconds_of(rule, whole, tmp_path)
+            # This rule, also where it was over before the last moment, and no further: those that follow it are left to be killed in.
+            hit = Running(tmp_path, "--until", rule, "--forcerun", rule, *options, PYTHONHASHSEED="2").kill_after(rule, moment_s)
+            print(f"{time.strftime('%H:%M:%S')} {rule}: {'killed' if hit else 'over before'} {moment_s:.1f} s", flush=True)
+            if hit:
+                break
         killed += hit
         if hit and not options:
             told = snakemake(tmp_path, check=False).stdout

@@ -70,7 +70,11 @@ DETERMINISTIC = (
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """Digests of all files that are to be the same each time, by their paths under results/."""
+    """Digests of all files that are to be the same each time, by their paths under results/.
+
+    What a killed job was writing lies there still, under a hidden name that nothing reads.
+    """
     results = directory / "results"
-    paths = {path for pattern in DETERMINISTIC for path in results.glob(pattern) if path.is_file()}
-    return {str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
+    paths = {path.relative_to(results) for pattern in DETERMINISTIC for path in results.glob(pattern) if path.is_file()}
+    whole = sorted(path for path in paths if not any(part.startswith(".") for part in path.parts))
+    return {str(path): hashlib.sha256((results / path).read_bytes()).hexdigest() for path in whole}

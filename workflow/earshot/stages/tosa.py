@@ -23,7 +23,7 @@ from earshot.lower.tosa_with_cache import open_graph
 from earshot.quantize import program, schemes
 from earshot.stages import stage
 
-LOG = "tosa.log"
+LOG, TEMPORARY = "tosa.log", ".graph-"  # the second: how the folder is called that a graph is written to
 
 
 def write_graph(lowered: to_tosa.TosaGraph, result: dict, program_dir: Path, folder: Path, window_s: float) -> None:
@@ -70,6 +70,8 @@ def main(cfg: TosaStage) -> None:
     # Nothing of an earlier run may be taken for this one's.
     for name in (REPORT, LOG, GRAPH, TAIL, module_names.MODULES, pte.TEMPLATE, *golden.FILES_WITH_CACHE):
         (out / name).unlink(missing_ok=True)
+    for left in out.glob(f"{TEMPORARY}*"):  # by a run that was killed
+        shutil.rmtree(left)
     operator_set = schemes.operator_set(report["family"])
     head = {"operator_set": operator_set, "program_sha256": sha256(out / program.PROGRAM)}
     print(f"lowering {out} to {operator_set} ...", file=sys.stderr, flush=True)
@@ -77,7 +79,7 @@ def main(cfg: TosaStage) -> None:
     try:
         lowered = to_tosa.lower(exported, operator_set, out / LOG)
         result = {"status": "ok", **head, **cost(started), **lowered.boundary, "operators_cpu": lowered.operators_cpu}
-        with tempfile.TemporaryDirectory(prefix=".graph-", dir=out) as temporary:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=out) as temporary:
             write_graph(lowered, result, out, Path(temporary), report["window_s"])
             vectors = golden.FILES_WITH_CACHE if report.get("cache") else golden.FILES
             tail = [TAIL] if lowered.tail else []

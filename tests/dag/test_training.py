@@ -15,11 +15,14 @@ import pytest
 import stage_command
 import torch
 
+from earshot.config import Train
 from earshot.data import Utterances, batches
 from earshot.files import read_json
 from earshot.model import checkpoint
 from earshot.tokenizer import Tokenizer
 from earshot.train import CtcTraining
+from earshot.train.augment import spec_augment
+from earshot.train.ctc import disagreement
 
 
 @pytest.fixture
@@ -143,6 +146,22 @@ def test_the_first_blocks_learn_to_write_too(train, tmp_path, finished):
         (logits_btv,) = recognizer.model.logits_after([1], batch.features_btf, batch.lengths_b)
         losses.append(CtcTraining.loss(logits_btv, recognizer.model.output_lengths(batch.lengths_b), batch).mean().item())
     assert losses[1] < losses[0]
+
+
+def test_two_views_of_an_utterance_come_to_one_opinion(train, tmp_path, finished):
+    """With train.consistency, what masks hide changes less of what is recognized than without."""
+    (features,) = finished.glob("results/features/*/*/dev.cuts.jsonl.gz")
+    (tokenizer,) = finished.glob("results/tokenizer/*/tokenizer.model")
+    apart = []
+    for weight in (0.0, 30.0):
+        train("train.epochs=10", "train.batch_s=8", "train.ema_decay=0", f"train.consistency={weight}")
+        recognizer = checkpoint.load(tmp_path / "model")
+        (batch, *_) = batches(features, Utterances(recognizer.front_end, Tokenizer(tokenizer)), 100.0, 2, 0, False)
+        torch.manual_seed(0)
+        views = [recognizer.model(spec_augment(batch.features_btf, Train()), batch.lengths_b) for _ in range(2)]
+        lengths_b = recognizer.model.output_lengths(batch.lengths_b)
+        apart.append(disagreement(*views, lengths_b, batch.target_lengths_b).mean().item())
+    assert apart[1] < 0.5 * apart[0]
 
 
 def test_weights_of_another_shape_are_refused(words, finished):

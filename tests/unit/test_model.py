@@ -150,6 +150,22 @@ def test_dropout_drops_as_often_as_asked_and_keeps_the_mean(p, dtype):
     assert Dropout(0.99999)(ones).isfinite().all()
 
 
+def test_training_skips_later_blocks_more_often_than_earlier_ones():
+    """With stochastic depth, some utterances of a batch leave a block as they came in; a trained model skips nothing."""
+    config = replace(TINY, dropout=0.0)
+    whole, shallow = trained_like(config), trained_like(replace(config, stochastic_depth=0.6))
+    x = torch.randn(1, 40, 80).expand(400, -1, -1)
+    for model in (whole, shallow):  # all utterances are the same, so that the statistics of the batch are the same too
+        model.train()
+        for block in model.blocks:
+            block.convolution.batch_norm.eval()
+    pairs = zip(whole.logits_after([1, 2], x), shallow.logits_after([1, 2], x), strict=True)
+    kept = [torch.isclose(one, other, atol=1e-5).flatten(1).all(1) for one, other in pairs]
+    assert kept[0].float().mean() == pytest.approx(0.7, abs=0.1)
+    assert kept[1].float().mean() == pytest.approx(0.7 * 0.4, abs=0.1)
+    assert torch.equal(shallow.eval()(x[:1]), whole.eval()(x[:1]))
+
+
 def test_without_positions_padding_changes_nothing_and_the_order_of_far_frames_neither():
     config = replace(TINY, positions="none", subsampling_channels=[], conv_kernel=3, layers=1)
     model, x = trained_like(config, n_mels=16), torch.randn(1, 40, 16)

@@ -28,6 +28,7 @@ class Model(NpuForm):
     conv_kernel: int = bounded(31, ge=3)
     subsampling_channels: list[int] = field(default_factory=lambda: [144, 144])  # a convolution for each, which halves the frame rate
     dropout: float = bounded(0.1, ge=0.0, lt=1.0)
+    stochastic_depth: float = bounded(0.0, ge=0.0, lt=1.0)  # part of the utterances that skip the last block in training; less earlier
     # What attention knows of the order of frames: distances (Transformer-XL); nothing; or the absolute positions of some imported weights.
     positions: str = one_of("relative", "relative", "none", "absolute")
 
@@ -73,6 +74,8 @@ class Train(Checked):
     silence_p: float = bounded(0.5, ge=0.0, le=1.0)  # part of the batches whose padding is heard as silence, as a fixed window does
     silence_max_s: float = bounded(3.0, ge=0.0)  # longest silence that such a batch is lengthened by
     intermediate_ctc: float = bounded(0.0, ge=0.0, lt=1.0)  # part of the loss that is that of a quarter, half, three quarters of the blocks
+    # CR-CTC: each batch is heard twice, under different masks; weight of what the two results differ by (0.2 in the paper). 0: heard once.
+    consistency: float = bounded(0.0, ge=0.0)
     ema_decay: float = bounded(0.999, ge=0.0, lt=1.0)  # the weights that are kept are an exponential moving average over the steps
     average: str = one_of("ema", "ema", "last", "best")  # weights of the result: the moving average; the mean of kept epochs
     kept_epochs: int = bounded(5, ge=1)  # epochs whose moving averages are kept: so many last ones, so many with the lowest dev WER

@@ -11,7 +11,7 @@ from torch import nn
 from earshot.config import Model
 from earshot.errors import ConfigError
 from earshot.model.attention import Attention, absolute_positions, relative_positions
-from earshot.model.dropout import Dropout
+from earshot.model.dropout import Dropout, skipped_by_some
 from earshot.model.subsampling import ConvSubsampling, Frames, OutputGrid
 
 
@@ -141,6 +141,7 @@ class Conformer(nn.Module):
         super().__init__()
         self.subsampling = ConvSubsampling(n_mels, config.subsampling_channels, config.dim)
         self.dropout = Dropout(config.dropout)
+        self.stochastic_depth = config.stochastic_depth
         self.blocks = nn.ModuleList(ConformerBlock(config) for _ in range(config.layers))
         self.output = nn.Linear(config.dim, outputs)
         # Derived from the shapes alone and made anew for another length: a plain attribute, no part of a checkpoint or of averaged weights.
@@ -174,7 +175,9 @@ class Conformer(nn.Module):
         positions_rd = self._positions(frames, x_btd.device)
         found = []
         for depth, block in enumerate(self.blocks, start=1):
-            x_btd = block(x_btd, positions_rd, valid_bt, speech_bt)
+            given_btd, x_btd = x_btd, block(x_btd, positions_rd, valid_bt, speech_bt)
+            if self.training and self.stochastic_depth:
+                x_btd = skipped_by_some(given_btd, x_btd, self.stochastic_depth * depth / len(self.blocks))
             if depth in depths:
                 found.append(self.output(x_btd))
         return found

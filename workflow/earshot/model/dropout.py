@@ -1,4 +1,4 @@
-"""Dropout whose random numbers cost less than the layers around it."""
+"""What training leaves out at random: single values, at less cost than the layers around, and whole blocks."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ class Dropout(nn.Dropout):
         draws = torch.from_numpy(generator.random_raw(-(-x.numel() // 4))).view(torch.int16)
         kept = draws[: x.numel()].view(x.shape) >= dropped - _STEPS // 2
         return x * kept.to(x.dtype).mul_(_STEPS / (_STEPS - dropped))
+
+
+def skipped_by_some(before_btd: torch.Tensor, after_btd: torch.Tensor, p: float) -> torch.Tensor:
+    """Stochastic depth (Huang et al., 2016): the result of a block, and for a part `p` of the utterances what the block was given.
+
+    All utterances are computed: processes that train together sum gradients of every weight in each step.
+    """
+    skips_b = torch.rand(before_btd.shape[0], device=before_btd.device) < p
+    return torch.where(skips_b[:, None, None], before_btd, after_btd)

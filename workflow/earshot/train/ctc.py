@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import random
+from itertools import permutations
 from typing import Any
 
 import jiwer
@@ -190,17 +191,24 @@ class CtcTraining(lightning.LightningModule):
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean loss of a batch to learn from, and that of the words that are written in the end, which the curves show."""
-        features, lengths = batch.features_btf, batch.lengths_b
+        c, features = self.config, batch.features_btf
         # In a part of the batches the padding is heard, as in an exported program, which has a fixed window and no mask.
-        hear_padding = random.random() < self.config.silence_p
+        hear_padding = random.random() < c.silence_p
         if hear_padding:
-            features = with_silence(features, self.config, self.dataset.front_end)
-        blocks, part = len(self.model.blocks), self.config.intermediate_ctc
+            features = with_silence(features, c, self.dataset.front_end)
+        blocks, part = len(self.model.blocks), c.intermediate_ctc
         depths = [*intermediate_depths(blocks), blocks] if part else [blocks]
-        logits = self.model.logits_after(depths, spec_augment(features, self.config), lengths, hear_padding)
+        views = 2 if c.consistency else 1
+        masked = torch.cat([spec_augment(features, c) for _ in range(views)])
+        logits = [one.chunk(views) for one in self.model.logits_after(depths, masked, batch.lengths_b.repeat(views), hear_padding)]
         # The loss ends with the speech: else the network learns to write the last words late, into a silence that recognition leaves out.
-        *losses, loss = [self.loss(logits_btv, self.model.output_lengths(lengths), batch).mean() for logits_btv in logits]
-        return ((1 - part) * loss + part * sum(losses) / len(losses) if losses else loss), loss
+        lengths_b = self.model.output_lengths(batch.lengths_b)
+        *losses, loss = [torch.stack([self.loss(view, lengths_b, batch) for view in of_depth]).mean() for of_depth in logits]
+        learned = (1 - part) * loss + part * sum(losses) / len(losses) if losses else loss
+        if c.consistency:
+            one, other = logits[-1]
+            learned = learned + c.consistency * disagreement(one, other, lengths_b, batch.target_lengths_b).mean()
+        return learned, loss
 
     def on_before_optimizer_step(self, stepper: torch.optim.Optimizer) -> None:
         parameters = [p for group in stepper.param_groups for p in group["params"]]
@@ -260,6 +268,15 @@ class CtcTraining(lightning.LightningModule):
             log_probs, batch.targets, lengths_b, batch.target_lengths_b, blank=BLANK_ID, reduction="none", zero_infinity=True
         )
         return losses / batch.target_lengths_b.clamp_min(1)
+
+
+def disagreement(one_btv: torch.Tensor, other_btv: torch.Tensor, lengths_b: torch.Tensor, target_lengths_b: torch.Tensor) -> torch.Tensor:
+    """How far two views of utterances are from one opinion [B], in nats per target piece (CR-CTC, Yao et al., 2024,
+    https://arxiv.org/abs/2410.05101): the divergence of each view's outputs from the other's, which are taken as they are."""
+    one_btv, other_btv = one_btv.float().log_softmax(-1), other_btv.float().log_softmax(-1)
+    divergences = [(wanted.detach().exp() * (wanted.detach() - given)).sum(-1) for wanted, given in permutations((one_btv, other_btv))]
+    speech_bt = torch.arange(one_btv.shape[1], device=lengths_b.device) < lengths_b[:, None]
+    return (sum(divergences) / 2 * speech_bt).sum(1) / target_lengths_b.clamp_min(1)
 
 
 def word_error_rate(said: list[tuple[str, str]]) -> float:

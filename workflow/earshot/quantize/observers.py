@@ -33,7 +33,20 @@ class QuickHistogramObserver(HistogramObserver):
     That is nearly all that it is given. A value at the edge of two of its 2,048 bins may be counted in the other one.
     """
 
+    found: tuple[torch.Tensor, torch.Tensor] | None = None  # the range of what has been seen: conversion asks for it several times
+
+    def _non_linear_param_search(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The smallest and the largest value of the range: where torchao's observer, once it has seen something, looks for its own."""
+        if self.found is None:
+            self.found = self.search()
+        return self.found
+
+    def search(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The range whose rounding changes the values seen least."""
+        return super()._non_linear_param_search()
+
     def forward(self, x_orig: torch.Tensor) -> torch.Tensor:
+        self.found = None
         low, high = float(self.min_val), float(self.max_val)
         if x_orig.numel() and SMALLEST_RANGE < high - low < math.inf:
             x = x_orig.detach()
@@ -54,8 +67,7 @@ class PercentileObserver(QuickHistogramObserver):
         super().__init__(**settings)
         self.percentile = percentile
 
-    def _non_linear_param_search(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The smallest and the largest value of the range: where torchao's observer, once it has seen something, looks for its own."""
+    def search(self) -> tuple[torch.Tensor, torch.Tensor]:
         share = self.histogram.double().cumsum(0) / self.histogram.double().sum()
         outside = 1 - self.percentile / 100
         width = (self.max_val - self.min_val) / self.bins
@@ -78,8 +90,7 @@ class TableInputObserver(QuickHistogramObserver):
         super().__init__(**settings)
         self.function = function
 
-    def _non_linear_param_search(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The smallest and the largest value of the range: where torchao's observer, once it has seen something, looks for its own."""
+    def search(self) -> tuple[torch.Tensor, torch.Tensor]:
         width = (self.max_val - self.min_val) / self.bins
         values = self.min_val + width * (torch.arange(self.bins) + 0.5)
         wanted = self.function(values)

@@ -19,7 +19,7 @@ from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
 from earshot.files import atomic, damage, read_json, sha256
 from earshot.model.subsampling import OutputGrid
-from earshot.quantize.tracing import lean_tracing, quiet, remembered_hints, unrehearsed_saving
+from earshot.quantize.tracing import brief_archives, lean_tracing, quiet
 from earshot.tokenizer import read_pieces
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def export(network: nn.Module, model: nn.Module, *shapes: Shape, dtype: torch.dt
         network = Rounded(network, dtype)
     generator = torch.Generator().manual_seed(0)
     inputs = tuple(torch.randn(shape, generator=generator) for shape in shapes)
-    with quiet():
-        exported = torch.export.export(network, inputs, strict=True)
+    with quiet(), lean_tracing(compiles=True):
+        exported = torch.export.export(network, inputs, strict=False)
     with torch.no_grad():
         found, wanted = _results(exported, inputs), model.eval()(*inputs)
     wanted = (wanted,) if isinstance(wanted, torch.Tensor) else wanted
@@ -127,7 +127,7 @@ def save(exported: ExportedProgram, path: str | Path) -> None:
         if "from_node" in node.meta:
             node.meta["from_node"] = [_origin(source, graphs) for source in node.meta["from_node"]]
     # PyTorch writes the name of a file that it opens itself into it, and the temporary one is another each time.
-    with atomic(path) as temporary, open(temporary, "w+b") as stream, quiet(), unrehearsed_saving():
+    with atomic(path) as temporary, open(temporary, "w+b") as stream, quiet(), brief_archives():
         torch.export.save(exported, stream)
 
 
@@ -148,7 +148,7 @@ def read(path: str | Path) -> ExportedProgram:
     if reason := damage(path):
         raise ArtifactError(f"{path}: damaged or no torch.export program ({reason}); {remedy}")
     try:
-        with quiet(), remembered_hints():
+        with quiet(), brief_archives():
             return torch.export.load(path)
     except Exception as error:  # whatever the archive and tensor readers find wrong with the bytes
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -3,11 +3,13 @@
     python tests/benchmarks/recipes.py WORK --corpus results/corpus/synth --features results/features/synth \
         --tokenizer results/tokenizer/unigram128-synth
     python tests/benchmarks/recipes.py WORK ... --recipes ours adamw no_averaging
+    python tests/benchmarks/recipes.py WORK ... --model npu_xs --train nine_hours_more --set train.checkpoint=MODEL_DIR --jobs 2
 
 `ours` is a file of conf/train; it says how much time there is: the CPU seconds that its training takes, which hardly depend on what else
 the machine does. `seed` is the recipe that Arm's example is trained with, at its batches, with as many epochs as fit into that time; its
-schedule is made for them. Every other recipe is ours with one thing changed, for as many epochs as ours. WORK keeps what was made; a
-training that is done is not done again, one that was interrupted goes on. `waiting_for_data` is the part of a step's time that it takes.
+schedule is made for them. Every other recipe is ours with one thing changed, for as many epochs as ours, or half as many where an epoch
+costs twice as much. WORK keeps what was made; a training that is done is not done again, one that was interrupted goes on. With --jobs
+trainings run side by side: give each its threads (OMP_NUM_THREADS=1). `waiting_for_data` is the part of a step's time that it takes.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from steps import stage
+from steps import composed, stage
 
 from earshot.corpus.manifest import load_cuts
 from earshot.files import read_json, write_json
@@ -32,14 +35,21 @@ CHANGES = {
     "intermediate_ctc": ["train.intermediate_ctc=0.5"],
     "large_batches": ["train.batch_s=100"],
     "dropout": ["model.dropout=0.1"],
+    "no_dropout": ["model.dropout=0"],
+    "no_intermediate_ctc": ["train.intermediate_ctc=0"],
+    "one_speed": ["train.speeds=[1.0]"],
+    "consistency": ["train.consistency=0.2", "train.time_masks=8"],  # the paper's weight, and more masks than one view bears
+    "stochastic_depth": ["model.stochastic_depth=0.1"],
 }
+COSTS = {"consistency": 2}  # an epoch, where it is another number of ours
 
 
 class Trainings:
     """Trainings of one model on one corpus."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
+        self.args, self.ours = args, [f"train={args.train}", *args.set]
+        self.epochs = composed(*self.ours).train.epochs
         durations = [cut.duration for cut in load_cuts(args.features / "train.cuts.jsonl.gz")]
         self.seed_batch_s = SEED_UTTERANCES * sum(durations) / len(durations)
 
@@ -59,7 +69,7 @@ class Trainings:
 
     def changed(self, recipe: str) -> dict[str, float]:
         """Ours with one thing changed."""
-        return self.train(recipe, f"train={self.args.train}", *CHANGES[recipe])
+        return self.train(recipe, *self.ours, *CHANGES[recipe], f"train.epochs={max(1, self.epochs // COSTS.get(recipe, 1))}")
 
     def seed(self, cpu_s: float) -> dict[str, float]:
         """The seed's recipe for so many CPU seconds."""
@@ -77,12 +87,19 @@ def main() -> None:
     parser.add_argument("--model", default="conformer_xs", help="a file of conf/model")
     parser.add_argument("--train", default="quick", help="a file of conf/train: our recipe")
     parser.add_argument("--recipes", nargs="+", default=["ours", "seed"], choices=[*CHANGES, "seed"])
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="what ours, and so all but the seed's, is given besides")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     args = parser.parse_args()
-    trainings, rows = Trainings(args), {"ours": {}}
-    for recipe in dict.fromkeys(["ours", *args.recipes]):
-        rows[recipe] = trainings.seed(rows["ours"]["cpu_s"]) if recipe == "seed" else trainings.changed(recipe)
-        rows[recipe]["errors_relative_to_ours"] = round(rows[recipe]["wer"] / rows["ours"]["wer"] - 1, 3)
-        print(json.dumps({recipe: rows[recipe]}), file=sys.stderr, flush=True)
+    trainings = Trainings(args)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        running = {recipe: pool.submit(trainings.changed, recipe) for recipe in dict.fromkeys(["ours", *args.recipes]) if recipe != "seed"}
+        ours = running["ours"].result()
+        if "seed" in args.recipes:
+            running["seed"] = pool.submit(trainings.seed, ours["cpu_s"])
+        rows = {}
+        for recipe, training in running.items():
+            rows[recipe] = {**training.result(), "errors_relative_to_ours": round(training.result()["wer"] / ours["wer"] - 1, 3)}
+            print(json.dumps({recipe: rows[recipe]}), file=sys.stderr, flush=True)
     print(json.dumps({"model": args.model, "train": args.train, "recipes": rows}))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import resource
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,14 +32,12 @@ def composed(*words: str) -> Any:
 
 def stage(name: str, *arguments: str) -> float:
     """Run a stage as the workflow does; its output goes to stderr. Returns the CPU seconds that it took, all of its processes together."""
-    before = _cpu_s()
-    subprocess.run([sys.executable, "-m", f"earshot.stages.{name}", *arguments], check=True, stdout=sys.stderr)
-    return round(_cpu_s() - before, 1)
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    process = subprocess.Popen([sys.executable, "-m", f"earshot.stages.{name}", *arguments], stdout=sys.stderr)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return round(used.ru_utime + used.ru_stime, 1)
 
 
 def corpus_steps(work: Path, minutes: float, vocab_size: int) -> tuple[Path, Path, Path]:

@@ -1,6 +1,6 @@
 """What a recipe of training is worth: the same model on the same speech for the same time, by the word errors on the test split.
 
-    python tests/benchmarks/recipes.py WORK --corpus results/corpus/synth --features results/features/synth \
+    python tests/benchmarks/recipes.py WORK --corpus results/corpus/synth --features results/features/synth/logmel80 \
         --tokenizer results/tokenizer/unigram128-synth
     python tests/benchmarks/recipes.py WORK ... --recipes ours adamw no_averaging
     python tests/benchmarks/recipes.py WORK ... --model npu_xs --train nine_hours_more --set train.checkpoint=MODEL_DIR --jobs 2

@@ -53,9 +53,10 @@ def fit(task: CtcTraining, state: Path, fingerprint: dict, sink: Sink) -> Fitted
     if config.patience_epochs:
         callbacks.append(EarlyStopping(monitor="dev_loss", patience=config.patience_epochs))
     callbacks += [Checkpoints(state, config.checkpoint_every_s), Throughput(state / "throughput.json")]
-    # Advertisements, and what is done on purpose.
+    # Advertisements, and what is done on purpose: within a Slurm job the training starts its processes itself.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    for notice in (".*LeafSpec.*", ".*`srun` command is available.*"):
+        warnings.filterwarnings("ignore", notice)
     trainer = lightning.Trainer(
         max_epochs=config.epochs,
         accelerator=config.accelerator,

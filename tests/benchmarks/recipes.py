@@ -33,6 +33,7 @@ CHANGES = {
     "no_spec_augment": ["train.freq_masks=0", "train.time_masks=0"],
     "no_silence": ["train.silence_p=0"],
     "intermediate_ctc": ["train.intermediate_ctc=0.5"],
+    "short_first": ["train.short_first_epochs=1"],
     "large_batches": ["train.batch_s=100"],
     "dropout": ["model.dropout=0.1"],
     "no_dropout": ["model.dropout=0"],

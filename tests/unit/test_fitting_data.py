@@ -96,6 +96,16 @@ def test_a_manifest_longer_than_the_samplers_buffer_has_its_shards_in_random_ord
     assert [cut.id for cut in load_cuts(tmp_path / "dev.cuts.jsonl.gz")] == [f"dev-{i}" for i in range(4)]
 
 
+def test_the_first_epoch_may_go_from_short_to_long_and_goes_on_where_it_stopped(train, tmp_path, speech):
+    seconds = {cut.id: cut.duration for cut in load_cuts(speech / "stored" / "train.cuts.jsonl.gz")}
+    seen = train(tmp_path / "model", "train.short_first_epochs=1", stop=lambda epoch, number: number == 2)
+    seen += train(tmp_path / "model", "train.short_first_epochs=1")
+    heard = [seconds[utterance] for batch in seen for utterance in batch]
+    first, second = heard[:UTTERANCES], heard[UTTERANCES:]
+    assert first == sorted(seconds.values())
+    assert sorted(second) == first != second
+
+
 def test_speed_noise_and_rooms(speech, noises):
     cuts = load_cuts(speech / "live" / "train.cuts.jsonl.gz")
     first, again, next_epoch = ([cut.duration for cut in perturb.at_speeds(cuts, [0.9, 1.0, 1.1], 0, epoch)] for epoch in (0, 0, 1))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from lhotse import CutSet
 from lhotse.cut import MonoCut
-from lhotse.dataset import DynamicBucketingSampler
+from lhotse.dataset import DynamicBucketingSampler, DynamicCutSampler
 from torch.nn.utils.rnn import pad_sequence
 
 from earshot import feature_store
@@ -129,7 +129,7 @@ class Utterances(torch.utils.data.Dataset):
 class Rest:
     """What a sampler gives after its first `done` batches: those that an interrupted epoch has not seen."""
 
-    sampler: DynamicBucketingSampler
+    sampler: DynamicBucketingSampler | DynamicCutSampler
     done: int
 
     def __iter__(self) -> Iterator[CutSet]:
@@ -147,16 +147,19 @@ def batches(
     epoch: int = 0,
     done: int = 0,
     alone: bool = False,
+    short_first: bool = False,
 ) -> torch.utils.data.DataLoader:
     """One pass over cuts, or over those of a manifest, without the first `done` batches.
 
-    Under DDP each process gets its share, unless it is `alone` in this. The order follows from `seed` and `epoch`. The manifest is read
-    as it is needed.
+    Under DDP each process gets its share, unless it is `alone` in this. The order follows from `seed` and `epoch`, or with `short_first`
+    from the durations. The manifest is read as it is needed, but for that.
     """
     cuts = load_cuts(cuts) if isinstance(cuts, Path) else cuts
-    share = {"world_size": 1, "rank": 0} if alone else {}
-    sampler = DynamicBucketingSampler(
-        cuts, max_duration=batch_s, num_buckets=buckets, shuffle=shuffle, drop_last=False, seed=seed, sync_buckets=True, **share
+    settings = {"max_duration": batch_s, "drop_last": False, "seed": seed} | ({"world_size": 1, "rank": 0} if alone else {})
+    sampler = (
+        DynamicCutSampler(cuts.to_eager().sort_by_duration(ascending=True), **settings)
+        if short_first
+        else DynamicBucketingSampler(cuts, num_buckets=buckets, shuffle=shuffle, sync_buckets=True, **settings)
     )
     sampler.set_epoch(epoch)
     return torch.utils.data.DataLoader(dataset, sampler=Rest(sampler, done), batch_size=None, num_workers=workers)

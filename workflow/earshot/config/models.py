@@ -47,6 +47,7 @@ class Train(Checked):
     epochs: int = bounded(160, ge=1)
     batch_s: float = bounded(600.0, gt=0.0)  # seconds of audio in a batch, padding counted
     buckets: int = bounded(10, ge=2)
+    short_first_epochs: int = bounded(0, ge=0)  # so many epochs go from the shortest utterance to the longest one
     optimizer: str = one_of("adamw", "adamw", "muon")  # muon: for the matrices of the blocks; AdamW for the rest
     lr: float = bounded(5e-4, gt=0.0)
     muon_lr: float = bounded(0.02, gt=0.0)

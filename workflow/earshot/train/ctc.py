@@ -61,7 +61,8 @@ class CtcTraining(lightning.LightningModule):
         dataset = dataclasses.replace(self.dataset, perturb=perturb, on_device=self.device.type != "cpu")
         done = self.resumed["batches"] if self.resumed and self.resumed["epoch"] == epoch else 0
         cuts = at_speeds(cuts, c.speeds, c.seed, epoch)
-        return batches(cuts, dataset, c.batch_s, c.buckets, c.data_workers, True, c.seed, epoch, done)
+        short_first = epoch < c.short_first_epochs
+        return batches(cuts, dataset, c.batch_s, c.buckets, c.data_workers, True, c.seed, epoch, done, short_first=short_first)
 
     def val_dataloader(self) -> DataLoader:
         dataset = dataclasses.replace(self.dataset, on_device=self.device.type != "cpu")

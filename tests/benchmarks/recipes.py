@@ -74,7 +74,7 @@ class Trainings:
 
     def seed(self, cpu_s: float) -> dict[str, float]:
         """The seed's recipe for so many CPU seconds."""
-        words = "train=long", f"train.batch_s={self.seed_batch_s:.0f}", "train.buckets=2"
+        words = "train=long", f"train.batch_s={self.seed_batch_s:.0f}", "train.buckets=2", "train.ema_decay=0", "train.silence_p=0"
         one, two = (self.train(f"seed-{count}", *words, f"train.epochs={count}", "train.warmup_epochs=0")["cpu_s"] for count in (1, 2))
         epochs = max(1, int((cpu_s - one) / (two - one)) + 1)
         return self.train(f"seed-{epochs}", *words, f"train.epochs={epochs}", f"train.warmup_epochs={min(2, epochs // 4)}")

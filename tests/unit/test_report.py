@@ -93,6 +93,22 @@ def test_the_page_tells_what_is_confused_and_which_operators_run_where(tmp_path)
     assert "cycles_by_operator.csv" in fails("report", f"variants=[{path}]", f"out={tmp_path}/report", "title=demo")
 
 
+def test_what_lowering_costs_is_shown_and_named_where_it_is_more_than_chance(tmp_path):
+    paths = [write_variant(tmp_path, scheme, "u85_256", 0.1) for scheme in ("int8_pc-hist64-5s", "int8_pt-hist64-5s")]
+    content = json.loads(paths[0].read_text())
+    content["accuracy"]["integer_graph"] |= {"wer_difference_to_quantized": 0.012, "wer_difference_ci95_to_quantized": [0.003, 0.02]}
+    by_chance = [report.row(read_json(path)) for path in paths]
+    departed = [report.row(content), by_chance[1]]
+    remark = "differs from that of the quantized program by more than chance"
+    page = Page(report_html.page("demo", by_chance, {})).text
+    assert "to quantized" in page and page.count("+0.10 (-0.20 … +0.40)") == 2 and remark not in page
+    page = Page(report_html.page("demo", departed, {})).text
+    assert f"{remark}: {MODEL}/int8_pc-hist64-5s/u85_256: +1.20 (+0.30 … +2.00)." in page
+    report.write_csv(tmp_path / "variants.csv", departed)
+    ends = [float(report.read_csv(tmp_path / "variants.csv")[0][f"wer_difference_ci95_to_quantized_{end}"]) for end in ("low", "high")]
+    assert ends == [0.003, 0.02]
+
+
 def test_cycle_reports_are_images_on_the_page_as_far_as_there_is_room(tmp_path):
     paths, drawing = write_results(tmp_path), '<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>' + " " * 200_000
     for path in paths[:3]:

@@ -68,6 +68,8 @@ def test_runs_as_people_want_to_see_them(tracking, tmp_path):
     )
     metrics = child.data.metrics
     assert (metrics["wer"], metrics["wer_float"], metrics["sram_kib"], metrics["npu_cycles"]) == (0.095, 0.09, 610.0, 5_200_000)
+    to_quantized = [metrics[f"wer_difference_{key}"] for key in ("to_quantized", "ci95_to_quantized_low", "ci95_to_quantized_high")]
+    assert to_quantized == [0.001, -0.002, 0.004]
     assert child.data.tags["earshot.status"] == "ok" and child.info.status == "FINISHED"
     assert parent.data.params["train.lr"] == "0.002" and parent.data.metrics["parameters"] == 1_060_000
     store = Store(tracking.uri, "demo", 5)

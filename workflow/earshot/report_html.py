@@ -38,6 +38,8 @@ PICTURES = {
 MOST_PICTURES = 700_000  # bytes of pictures on the page: Snakemake's report shows no page above 1.5 MB
 MOST_TOLD, MOST_ERRORS = 40, 6  # variants whose details are on the page, the best ones; errors of each
 
+TO_QUANTIZED = "_to_quantized"  # ending of a difference's figures; without one it is to the float model
+
 # Heading, unit, explanation, cell.
 COLUMNS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
     ("WER", "%", "word error rate of what runs on the device: integer graph (Ethos-U) or .pte (host)", lambda one: percent(one.get("wer"))),
@@ -51,6 +53,12 @@ COLUMNS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
         "points",
         "WER on the device minus that of the float model, and its 95% interval: the same draws of utterances for both",
         lambda one: _difference(one),
+    ),
+    (
+        "to quantized",
+        "points",
+        "WER of the integer graph minus that of the quantized program, and its 95% interval: what lowering costs",
+        lambda one: _difference(one, TO_QUANTIZED),
     ),
     ("SQNR", "dB", "logits of what runs on the device against those of the float model", lambda one: number(one.get("sqnr_db"))),
     ("SQNR quantized", "dB", "the same of the quantized program", lambda one: number(one.get("sqnr_db_quantized"))),
@@ -138,7 +146,7 @@ def page(
         "<p>Best word error rate first. An empty cell is a figure that does not apply.</p>" if done else "<p>No variant succeeded.</p>",
     ]
     if done:
-        parts.append(_variants(done))
+        parts += [_variants(done), *_beyond_chance(done)]
     if bad:
         parts.append(f'<h2>Not usable <span class="status">({len(bad)})</span></h2>' + _failures(bad))
     for name, drawing in plots.items():
@@ -164,6 +172,15 @@ def _variants(table: Sequence[Row]) -> str:
         cells = "".join(f"<td{' class=main' if name == 'WER' else ''}>{_text(show(one))}</td>" for name, _, _, show in shown)
         body.append(f"<tr{' class=over' if one['status'] == 'over_budget' else ''}><td>{_id(one)}</td>{cells}</tr>")
     return _table(f"<tr>{head}</tr>", body)
+
+
+def _beyond_chance(table: Sequence[Row]) -> list[str]:
+    """A remark that names the variants whose integer graph and quantized program differ in more words than chance explains."""
+    low, high = (f"wer_difference_ci95{TO_QUANTIZED}_{end}" for end in ("low", "high"))
+    beyond = [one for one in table if one.get(low, 0) > 0 or one.get(high, 0) < 0]
+    named = ", ".join(f"{_id(one)}: {_text(_difference(one, TO_QUANTIZED))}" for one in beyond)
+    told = f"<p>The WER of the integer graph differs from that of the quantized program by more than chance: {named}.</p>"
+    return [told] if beyond else []
 
 
 def _pictures(name: str, drawings: Sequence[tuple[Row, str]], room: int) -> list[str]:
@@ -243,11 +260,11 @@ def _interval(one: Row) -> str:
     return f"{percent(one['wer_ci95_low'])}–{percent(one['wer_ci95_high'])}" if "wer_ci95_low" in one else ""
 
 
-def _difference(one: Row) -> str:
-    if "wer_difference" not in one:
+def _difference(one: Row, to: str = "") -> str:
+    if f"wer_difference{to}" not in one:
         return ""
-    ends = [one[key] for end in ("low", "high") if (key := f"wer_difference_ci95_{end}") in one]
-    return f"{100 * one['wer_difference']:+.2f}" + (f" ({100 * ends[0]:+.2f} … {100 * ends[1]:+.2f})" if len(ends) == 2 else "")
+    ends = [one[key] for end in ("low", "high") if (key := f"wer_difference_ci95{to}_{end}") in one]
+    return f"{100 * one[f'wer_difference{to}']:+.2f}" + (f" ({100 * ends[0]:+.2f} … {100 * ends[1]:+.2f})" if len(ends) == 2 else "")
 
 
 def _errors(one: Row) -> str:

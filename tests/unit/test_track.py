@@ -56,6 +56,13 @@ def test_runs_as_people_want_to_see_them(tracking, tmp_path):
     write_results(tmp_path)
     curves_of_training = tmp_path / "programs" / MODEL / "int8_pc-hist64-5s" / "u85" / "qat.csv"
     curves_of_training.write_text("step,train_loss,dev_loss,dev_wer\n50,0.02,0.01,0.1\n")
+    of_lowering = {"cycles.svg", "cycles_by_layer.csv", "cycles_by_module.csv", "cycles_by_operator.csv", "sram.svg", "vela_summary.csv"}
+    for name in of_lowering:
+        (tmp_path / "variants" / MODEL / "int8_pc-hist64-5s" / "u85_256" / name).write_text("where cycles and memory go")
+    of_report = {"pareto.html", "report.html", "variants.csv", "operators.csv"}
+    (tmp_path / "report").mkdir()
+    for name in of_report:
+        (tmp_path / "report" / name).write_text("variants side by side")
     logged = log(tracking, tmp_path)
     found = runs(tracking)
     assert len(found) == 1 + len(VARIANTS) and actions(logged) == {"created"}
@@ -74,8 +81,9 @@ def test_runs_as_people_want_to_see_them(tracking, tmp_path):
     assert parent.data.params["train.lr"] == "0.002" and parent.data.metrics["parameters"] == 1_060_000
     store = Store(tracking.uri, "demo", 5)
     assert [point.step for point in store.client.get_metric_history(parent.info.run_id, "train_loss")] == [40 * (i + 1) for i in range(12)]
-    names = {file.path for file in store.client.list_artifacts(child.info.run_id)}
-    assert names == {"metrics.json", "lower.json", "evaluation.utterances.csv", "parity.json", "qat.csv"}
+    of_child, of_parent = ({file.path for file in store.client.list_artifacts(run.info.run_id)} for run in (child, parent))
+    assert of_child == {"metrics.json", "lower.json", "evaluation.utterances.csv", "parity.json", "qat.csv"} | of_lowering
+    assert of_parent == {"metrics.json", "config.yaml", "curves.csv"} | of_report
     assert next(iter(logged["variants"])).endswith("fp32-hist64-5s/host"), "the best WER first"
 
 

@@ -28,9 +28,10 @@ REASON = ("earshot.reason", "mlflow.note.content")  # the second is what MLflow 
 COMPARED = "wer"  # logged first: MLflow compares runs by the first metric
 UTTERANCES = "evaluation{}.utterances.csv"  # with the ending of another decoding than the default one, as metrics.json has it
 PARITY, QAT = "parity.*", "qat.csv"  # beside the program: the ladder, the curves of quantization-aware training
-VARIANT_FILES = ("lower.json", "vela_*.csv")
+VARIANT_FILES = ("lower.json", "vela_*.csv", "cycles.svg", "cycles_by_*.csv", "sram.svg")
 MODEL_FILES = ("metrics.json", "config.yaml", "curves.csv")
-REPORT_FILES = ("pareto.html", "variants.csv", "operators.csv")  # of results/report: they show the model's variants side by side
+# Of results/report: they show the model's variants side by side.
+REPORT_FILES = ("pareto.html", "report.html", "variants.csv", "operators.csv")
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import csv
 import html.parser
 import json
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 from stage_command import fails, run
 from variants_on_disk import MODEL, VARIANTS, content, run_stage, write_results, write_variant
 
 from earshot import plot_style, report, report_html, report_plots
-from earshot.files import read_json
+from earshot.files import read_json, write_json
 from earshot.naming import variant_names
 from earshot.stages import report as report_stage
 
@@ -91,6 +92,28 @@ def test_the_page_tells_what_is_confused_and_which_operators_run_where(tmp_path)
     assert rows == [("Conv2D", "NPU", "57", "900", "0.9"), ("LUT", "NPU", "3", "100", "0.1"), ("quantize_per_tensor", "CPU", "1", "", "")]
     path.with_name("cycles_by_operator.csv").write_text("operator,layers\nConv2D,57\n")
     assert "cycles_by_operator.csv" in fails("report", f"variants=[{path}]", f"out={tmp_path}/report", "title=demo")
+
+
+def test_the_page_names_the_modules_that_a_scheme_leaves_in_floats(tmp_path):
+    def written(scheme: str, target: str, **weights: str) -> Path:
+        path = write_variant(tmp_path, scheme, target, 0.1)
+        stored = {name: {"weight": weight, "activation": "int8 per tensor [-128, 127]"} for name, weight in weights.items()}
+        write_json(path.with_name("quantize.json"), {"modules": stored})
+        write_json(path.with_name("lower.json"), {"operators": {"delegated": {"linear": 2}}})
+        return path
+
+    int8 = "int8 per channel [-127, 127]"
+    paths = [
+        written("int8_float_out-hist64-5s", "u85_256", project=int8, output="float32"),
+        written("mixed_host-hist64-5s", "host", project="bfloat16", attention=int8, output="float32"),
+        written("int8_pc-hist64-5s", "u85_256", project=int8, output=int8),
+        written("fp16-5s", "host", project="float16", output="float16"),
+    ]
+    run("report", f"variants=[{','.join(map(str, paths))}]", f"out={tmp_path}/report", "title=demo")
+    text = Page((tmp_path / "report" / "report.html").read_text()).text
+    assert text.count("in floats, on the CPU") == 2
+    assert f"{MODEL}/int8_float_out-hist64-5s/u85_256 – in floats, on the CPU: output" in text
+    assert f"{MODEL}/mixed_host-hist64-5s/host – in floats, on the CPU: project, output" in text
 
 
 def test_what_lowering_costs_is_shown_and_named_where_it_is_more_than_chance(tmp_path):

@@ -217,18 +217,19 @@ def _confused(known: Sequence[tuple[Row, Details]]) -> list[str]:
 
 def _operators(known: Sequence[tuple[Row, Details]]) -> list[str]:
     """The operators of each variant by kind, as many variants as are told."""
-    shown = [(one, detail.operators) for one, detail in known if detail.operators][:MOST_TOLD]
+    shown = [(one, detail) for one, detail in known if detail.operators][:MOST_TOLD]
     if not shown:
         return []
     caption = "By kind, and where they run; cycles are Vela's. All variants are in operators.csv."
     parts = [f"<h2>Operators</h2><p>{_text(caption)}</p>"]
     head = "<tr><th>operator</th><th>runs on</th><th>count</th><th>cycles</th><th>share<small>%</small></th></tr>"
-    for one, operators in shown:
+    for one, detail in shown:
         lines = []
-        for kind in operators:
+        for kind in detail.operators:
             cells = (kind.operator, kind.where, number(kind.count), number(kind.cycles), percent(kind.share))
             lines.append("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>")
-        parts.append(f"<details><summary>{_id(one)}</summary>{_table(head, lines)}</details>")
+        left = f" – in floats, on the CPU: {_text(', '.join(detail.in_floats))}" if detail.in_floats else ""
+        parts.append(f"<details><summary>{_id(one)}{left}</summary>{_table(head, lines)}</details>")
     return parts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html.parser
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from variants_on_disk import MODEL, VARIANTS, content, run_stage, write_results,
 from earshot import plot_style, report, report_html, report_plots
 from earshot.files import read_json, write_json
 from earshot.naming import variant_names
+from earshot.search import result
+from earshot.search.proposals import Proposal
+from earshot.search.trials import Trial
 from earshot.stages import report as report_stage
 
 HOSTILE = '<script>alert("x")</script> & | `$\\alpha$`\nsecond line'
@@ -92,6 +96,32 @@ def test_the_page_tells_what_is_confused_and_which_operators_run_where(tmp_path)
     assert rows == [("Conv2D", "NPU", "57", "900", "0.9"), ("LUT", "NPU", "3", "100", "0.1"), ("quantize_per_tensor", "CPU", "1", "", "")]
     path.with_name("cycles_by_operator.csv").write_text("operator,layers\nConv2D,57\n")
     assert "cycles_by_operator.csv" in fails("report", f"variants=[{path}]", f"out={tmp_path}/report", "title=demo")
+
+
+def test_the_page_shows_a_search_with_its_winner_and_the_heat_map_of_its_table(tmp_path):
+    path = write_variant(tmp_path, "int8_pc-hist64-5s", "u85_256", 0.1)
+    figures = {"wer": 0.1077, "max_wer_increase": 0.0083, "cycles": 1_425_000, "flash_kib": 695.0, "pte_bytes": 744 * 1024}
+    mixed = Trial("m/search_1-hist64-5s/u85_256", "search_1-hist64", "ok", "", figures, 0.0, True)
+    wide = Trial("m/int8_pc-hist64-5s/u85_256", "int8_pc-hist64", "over_budget", "flash <is> 1271 KiB", {"flash_kib": 1271.0}, 0.24, True)
+    rounds = [[Proposal("int8_pc", "hist64", "int8_pc")], [Proposal("int8_pc", "hist64", "search_1")]]
+    found = result.result("m/greedy/u85_256", [wide, mixed], rounds, "flash_kib", {"flash_kib": 1024, "sram_kib": None}, 14)
+    write_json(tmp_path / "result.json", found)
+    (tmp_path / "sensitivity" / "m" / "standard" / "u85").mkdir(parents=True)
+    drawing = tmp_path / "sensitivity" / "m" / "standard" / "u85" / "sensitivity.svg"
+    drawing.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    words = [f"variants=[{path}]", f"out={tmp_path}/report", "title=demo"]
+    run("report", *words)
+    without = Page((tmp_path / "report" / "report.html").read_text())
+    assert "Searches" not in without.text and "img" not in without.tags
+    run("report", *words, f"searches=[{tmp_path}/result.json]", f"tables=[{drawing},{tmp_path}/none/sensitivity.svg]")
+    text = (tmp_path / "report" / "report.html").read_text()
+    page = Page(text)
+    assert "least flash_kib within the budget: m/search_1-hist64-5s/u85_256 695" in page.text and "Budget: flash_kib 1024." in page.text
+    (won,) = re.findall('<tr class="winner">(.*?)</tr>', text)
+    cells = re.sub("<wbr>", "", won).replace("</td>", "|")
+    assert re.sub("<.*?>", "", cells) == "m/search_1-hist64-5s/u85_256|1|10.77|0.83|1.43|695|744|winner|"
+    assert "over budget: flash <is> 1271 KiB" in page.text and "latency" not in re.findall("<th>trial.*?</tr>", text)[0]
+    assert page.tags.count("img") == 1 and "What quantizing a part costs" in page.text and "m/standard/u85" in page.text
 
 
 def test_the_page_names_the_modules_that_a_scheme_leaves_in_floats(tmp_path):

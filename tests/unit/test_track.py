@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 from serving import free_port, serving
+from stage_command import run
 from variants_on_disk import MODEL, VARIANTS, run_stage, write_model, write_results, write_variant
 
 from earshot import mlflow_pages, model_registry, track
 from earshot.config import Tracking
 from earshot.errors import ArtifactError, TrackingError
+from earshot.files import write_json
 from earshot.live_run import LiveRun
 from earshot.mlflow_store import PARENT, Store
 from earshot.search import result
@@ -50,6 +52,11 @@ def runs(tracking: Tracking) -> dict:
 
 def actions(logged: dict) -> set[str]:
     return {run["action"] for kind in ("models", "variants") for run in logged[kind].values()}
+
+
+def artifacts(store: Store, run_id: str, folder: str = "") -> set[str]:
+    below = store.client.list_artifacts(run_id, folder)
+    return {path for file in below for path in (artifacts(store, run_id, file.path) if file.is_dir else [file.path])}
 
 
 def test_runs_as_people_want_to_see_them(tracking, tmp_path):
@@ -327,6 +334,33 @@ def test_tracking_off_logs_nothing(tmp_path):
     done = run_stage("track", f"results={tmp_path}", "tracking=off", f"out={tmp_path}/track.json", cwd=tmp_path)
     assert done.returncode == 0 and json.loads((tmp_path / "track.json").read_text())["enabled"] is False
     assert not list(tmp_path.rglob("mlflow.db"))
+
+
+def test_a_models_run_keeps_its_sensitivity_tables_and_searches(tmp_path, empty_store):
+    """By name, as the workflow gives them, and by itself where everything is logged again; another model's are not its own."""
+    write_results(tmp_path)
+    files = {
+        f"sensitivity/{MODEL}/standard-hist64-5s/u85": ("sensitivity.svg", "sensitivity.csv", "sensitivity.json"),
+        f"search/{MODEL}/greedy-none/u85_256": ("trials.csv", "candidates.json", "winner.yaml"),
+        "sensitivity/another/standard-hist64-5s/u85": ("sensitivity.svg",),
+    }
+    for folder, names in files.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / folder / name).write_text(name)
+    found = {"search": "greedy", "winner": None, "trials": []}
+    write_json(tmp_path / f"search/{MODEL}/greedy-none/u85_256" / "result.json", found)
+    given = [f"variants=[{','.join(map(str, track.find_variants(tmp_path)))}]"]
+    given += [f"{key}=[{','.join(track.find(tmp_path, one))}]" for key, one in (("tables", track.TABLES), ("searches", track.SEARCHES))]
+    for number, words in enumerate(([], given, given[:1])):
+        uri = f"sqlite:///{tmp_path}/{number}.db"
+        (tmp_path / f"{number}.db").write_bytes(empty_store.read_bytes())
+        run("track", f"results={tmp_path}", "experiment_name=demo", f"tracking.uri={uri}", "tracking.models=false", *words)
+        store = Store(uri, "demo", 5)
+        kept = {path for path in artifacts(store, store.runs()["model", MODEL].info.run_id) if "/" in path}
+        table, search = "sensitivity/standard-hist64-5s/u85", "search/greedy-none/u85_256"
+        of_search = {f"{search}/{name}" for name in ("result.json", "trials.csv", "candidates.json")}
+        assert kept == ({f"{table}/sensitivity.svg", f"{table}/sensitivity.csv"} | of_search if number < 2 else set())
 
 
 def test_the_trials_of_a_search_and_its_winner_are_tagged(tracking, tmp_path):

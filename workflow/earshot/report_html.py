@@ -6,10 +6,13 @@ import base64
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from earshot import budget
 from earshot.plot_style import INK
 from earshot.report import Row, latency_ms, millions, number, percent
 from earshot.report_details import Details
+from earshot.search import result
 
 CAPTIONS = {
     "wer_by_form": ("Word error rate by form of the model", "The float model, the quantized program, and what runs on the device."),
@@ -35,6 +38,10 @@ PICTURES = {
         "The parity ladder: each form of the model against the float model, as a whole and along the depth of the network.",
     ),
 }
+HEAT_MAPS = (
+    "What quantizing a part costs",
+    "Each part of the network quantized alone, all else in floats, and left alone in floats; below the line all operators of a kind.",
+)
 MOST_PICTURES = 700_000  # bytes of pictures on the page: Snakemake's report shows no page above 1.5 MB
 MOST_TOLD, MOST_ERRORS = 40, 6  # variants whose details are on the page, the best ones; errors of each
 
@@ -77,6 +84,17 @@ COLUMNS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
     (".pte", "KiB", "", lambda one: number(one.get("pte_kib"))),
 )
 
+# Of the trials of a search: heading, unit, cell by its figures.
+TRIAL_COLUMNS: tuple[tuple[str, str, Callable[[Mapping[str, float]], str]], ...] = (
+    ("WER", "%", lambda figures: percent(figures.get("wer"))),
+    ("above float", "points", lambda figures: percent(figures.get(budget.WER))),
+    ("cycles", "M", lambda figures: millions(figures.get("cycles"))),
+    ("latency", "ms", lambda figures: number(figures.get("latency_ms"))),
+    ("SRAM", "KiB", lambda figures: number(figures.get("sram_kib"))),
+    ("flash", "KiB", lambda figures: number(figures.get("flash_kib"))),
+    (".pte", "KiB", lambda figures: number(figures["pte_bytes"] / 1024) if "pte_bytes" in figures else ""),
+)
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --rule: #d0d7de; --page: #ffffff; --bad: #b42318; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --soft: #9aa4af; --rule: #3a424b; --page: #16191d; --bad: #ff8f85; } }
@@ -95,6 +113,7 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; white-space:
 td.main { font-weight: 600; }
 th.prose, td.prose { text-align: left; white-space: normal; }
 tr.over td { color: var(--soft); }
+tr.winner td { font-weight: 600; }
 table.bad td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
 .status { color: var(--bad); font-weight: 600; }
 figure { margin: .6rem 0 0; }
@@ -124,6 +143,8 @@ def page(
     plots: Mapping[str, str],
     pictures: Mapping[str, Mapping[str, str]] | None = None,
     details: Mapping[str, Details] | None = None,
+    heat_maps: Mapping[str, str] | None = None,
+    searches: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page, UTF-8 text.
 
@@ -133,6 +154,8 @@ def page(
         plots: SVG by the name of the plot, with a transparent background.
         pictures: by name (see PICTURES) SVG by variant, with a white background.
         details: what else is told of a variant, by variant.
+        heat_maps: SVG of sensitivity tables, by the names that they have in paths, with a white background.
+        searches: contents of the result.json of searches.
     """
     done, bad = [one for one in table if one["status"] != "failed"], [one for one in table if one["status"] != "ok"]
     facts = [("variants", str(len(table)))] + [
@@ -152,12 +175,15 @@ def page(
     for name, drawing in plots.items():
         heading, caption = CAPTIONS[name]
         parts.append(f"<h2>{_text(heading)}</h2><p>{_text(caption)}</p><figure>{_inline(drawing)}</figure>")
+    drawn = {name: of_variants for name, of_variants in (pictures or {}).items() if of_variants}
+    maps = _pictures(*HEAT_MAPS, "under results/sensitivity", list((heat_maps or {}).items()), MOST_PICTURES)
+    parts += [*_searches(searches), *maps]
     known = [(one, details[one["variant"]]) for one in table if one["variant"] in details] if details else []
     parts += [*_confused(known), *_operators(known)]
-    drawn = {name: of_variants for name, of_variants in (pictures or {}).items() if of_variants}
+    room = MOST_PICTURES - sum(map(len, maps))
     for name, of_variants in drawn.items():
-        shown = [(one, of_variants[one["variant"]]) for one in table if one["variant"] in of_variants]
-        parts += _pictures(name, shown, MOST_PICTURES // len(drawn))
+        shown = [(one["variant"], of_variants[one["variant"]]) for one in table if one["variant"] in of_variants]
+        parts += _pictures(*PICTURES[name], f"beside their variants ({name}.svg)", shown, room // len(drawn))
     parts.append(
         "<h2>Columns</h2><dl>" + "".join(f"<dt>{_text(name)}</dt><dd>{_text(what)}</dd>" for name, _, what, _ in COLUMNS if what) + "</dl>"
     )
@@ -183,21 +209,44 @@ def _beyond_chance(table: Sequence[Row]) -> list[str]:
     return [told] if beyond else []
 
 
-def _pictures(name: str, drawings: Sequence[tuple[Row, str]], room: int) -> list[str]:
-    """Pictures of variants as images, as many as `room` bytes hold."""
+def _searches(searches: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The result of each search, and its trials."""
+    parts = ["<h2>Searches</h2>"] if searches else []
+    for content in searches:
+        limits = ", ".join(f"{name} {budget.number(limit)}" for name, limit in content["budget"].items()) or "none"
+        parts += [f"<p>{_path(result.sentence(content))}. Budget: {_text(limits)}.</p>", _trials(content)]
+    return parts
+
+
+def _trials(content: Mapping[str, Any]) -> str:
+    """The trials of a search as trials.csv has them, the winner marked."""
+    trials, won = result.in_order(content), (content["winner"] or {}).get("variant")
+    shown = [column for column in TRIAL_COLUMNS if any(column[2](one["figures"]) for one in trials)]
+    head = "".join(f"<th>{_text(name)}<small>{_text(unit)}</small></th>" for name, unit, _ in shown)
+    lines = []
+    for one in trials:
+        kind, told = ("", "ok") if one["status"] == "ok" else ("over", f"{one['status'].replace('_', ' ')}: {one.get('reason', '')}")
+        if one["variant"] == won:
+            kind = told = "winner"
+        cells = "".join(f"<td>{_text(cell)}</td>" for cell in (number(one["round"]), *(show(one["figures"]) for *_, show in shown)))
+        lines.append(f'<tr class="{kind}"><td>{_id(one)}</td>{cells}<td class="prose">{_text(told)}</td></tr>')
+    return _table(f"<tr><th>trial</th><th>round</th>{head}<th class=prose>result</th></tr>", lines)
+
+
+def _pictures(heading: str, caption: str, where: str, drawings: Sequence[tuple[str, str]], room: int) -> list[str]:
+    """Pictures, each with its id, as images, as many as `room` bytes hold; the others lie `where`."""
     if not drawings:
         return []
-    heading, caption = PICTURES[name]
     parts = []
-    for one, drawing in drawings:
+    for name, drawing in drawings:
         data = base64.b64encode(drawing.encode()).decode()
         room -= len(data)
         if room < 0:
             break
         source = f"data:image/svg+xml;base64,{data}"
-        image = f'<img alt="{_text(heading)}: {_text(one["variant"])}" src="{source}">'
-        parts.append(f"<details open><summary>{_id(one)}</summary>{image}</details>")
-    left = f" {len(drawings) - len(parts)} more lie beside their variants ({name}.svg)." if len(parts) < len(drawings) else ""
+        image = f'<img alt="{_text(heading)}: {_text(name)}" src="{source}">'
+        parts.append(f"<details open><summary>{_path(name)}</summary>{image}</details>")
+    left = f" {len(drawings) - len(parts)} more lie {where}." if len(parts) < len(drawings) else ""
     return [f"<h2>{_text(heading)}</h2><p>{_text(caption + left)}</p>", *parts]
 
 
@@ -252,9 +301,13 @@ def _inline(drawing: str) -> str:
     return drawing.replace(f"fill: {INK}", "fill: currentColor").replace(f"stroke: {INK}", "stroke: currentColor")
 
 
-def _id(one: Row) -> str:
-    """The variant's id, which may be broken at its slashes."""
-    return _text(one["variant"]).replace("/", "/<wbr>")
+def _id(one: Mapping[str, Any]) -> str:
+    return _path(one["variant"])
+
+
+def _path(text: str) -> str:
+    """A text with ids, which may be broken at their slashes."""
+    return _text(text).replace("/", "/<wbr>")
 
 
 def _interval(one: Row) -> str:

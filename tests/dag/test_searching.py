@@ -16,6 +16,15 @@ def test_a_search_starts_with_the_sensitivity_table_and_trains_nothing(finished)
     assert not planned & {"corpus", "features", "tokenizer", "train", "quantize"}, "the uniform scheme is the variant that is there"
 
 
+def test_the_report_and_mlflow_are_given_what_was_found(finished):
+    """Without a search they are given nothing."""
+    for search, tables, results in (("greedy", 1, 1), ("sensitivity", 1, 0), ("none", 0, 0)):
+        planned = snakemake(finished, "--dry-run", "--printshellcmds", "--forcerun", "report", overrides=WORDS, sweep=SWEEP, search=search)
+        commands = [line for line in planned.stdout.splitlines() if "earshot.stages.report" in line or "earshot.stages.track" in line]
+        assert len(commands) == 2
+        assert {(line.count("/sensitivity.svg"), line.count("/result.json")) for line in commands} == {(tables, results)}
+
+
 def test_an_interrupted_search_goes_on_with_the_programs_that_it_had_proposed(finished):
     """Killed after its first round was proposed: only what that names is built, and nothing is compared again."""
     (variant,) = finished.glob("results/variants/*/*/u85_256")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import html.parser
 import json
+import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 from stage_command import fails, run
 from variants_on_disk import MODEL, VARIANTS, content, run_stage, write_results, write_variant
 
 from earshot import plot_style, report, report_html, report_plots
-from earshot.files import read_json
+from earshot.files import read_json, write_json
 from earshot.naming import variant_names
+from earshot.search import result
+from earshot.search.proposals import Proposal
+from earshot.search.trials import Trial
 from earshot.stages import report as report_stage
 
 HOSTILE = '<script>alert("x")</script> & | `$\\alpha$`\nsecond line'
@@ -91,6 +96,70 @@ def test_the_page_tells_what_is_confused_and_which_operators_run_where(tmp_path)
     assert rows == [("Conv2D", "NPU", "57", "900", "0.9"), ("LUT", "NPU", "3", "100", "0.1"), ("quantize_per_tensor", "CPU", "1", "", "")]
     path.with_name("cycles_by_operator.csv").write_text("operator,layers\nConv2D,57\n")
     assert "cycles_by_operator.csv" in fails("report", f"variants=[{path}]", f"out={tmp_path}/report", "title=demo")
+
+
+def test_the_page_shows_a_search_with_its_winner_and_the_heat_map_of_its_table(tmp_path):
+    path = write_variant(tmp_path, "int8_pc-hist64-5s", "u85_256", 0.1)
+    figures = {"wer": 0.1077, "max_wer_increase": 0.0083, "cycles": 1_425_000, "flash_kib": 695.0, "pte_bytes": 744 * 1024}
+    mixed = Trial("m/search_1-hist64-5s/u85_256", "search_1-hist64", "ok", "", figures, 0.0, True)
+    wide = Trial("m/int8_pc-hist64-5s/u85_256", "int8_pc-hist64", "over_budget", "flash <is> 1271 KiB", {"flash_kib": 1271.0}, 0.24, True)
+    rounds = [[Proposal("int8_pc", "hist64", "int8_pc")], [Proposal("int8_pc", "hist64", "search_1")]]
+    found = result.result("m/greedy/u85_256", [wide, mixed], rounds, "flash_kib", {"flash_kib": 1024, "sram_kib": None}, 14)
+    write_json(tmp_path / "result.json", found)
+    (tmp_path / "sensitivity" / "m" / "standard" / "u85").mkdir(parents=True)
+    drawing = tmp_path / "sensitivity" / "m" / "standard" / "u85" / "sensitivity.svg"
+    drawing.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    words = [f"variants=[{path}]", f"out={tmp_path}/report", "title=demo"]
+    run("report", *words)
+    without = Page((tmp_path / "report" / "report.html").read_text())
+    assert "Searches" not in without.text and "img" not in without.tags
+    run("report", *words, f"searches=[{tmp_path}/result.json]", f"tables=[{drawing},{tmp_path}/none/sensitivity.svg]")
+    text = (tmp_path / "report" / "report.html").read_text()
+    page = Page(text)
+    assert "least flash_kib within the budget: m/search_1-hist64-5s/u85_256 695" in page.text and "Budget: flash_kib 1024." in page.text
+    (won,) = re.findall('<tr class="winner">(.*?)</tr>', text)
+    cells = re.sub("<wbr>", "", won).replace("</td>", "|")
+    assert re.sub("<.*?>", "", cells) == "m/search_1-hist64-5s/u85_256|1|10.77|0.83|1.43|695|744|winner|"
+    assert "over budget: flash <is> 1271 KiB" in page.text and "latency" not in re.findall("<th>trial.*?</tr>", text)[0]
+    assert page.tags.count("img") == 1 and "What quantizing a part costs" in page.text and "m/standard/u85" in page.text
+
+
+def test_the_page_names_the_modules_that_a_scheme_leaves_in_floats(tmp_path):
+    def written(scheme: str, target: str, **weights: str) -> Path:
+        path = write_variant(tmp_path, scheme, target, 0.1)
+        stored = {name: {"weight": weight, "activation": "int8 per tensor [-128, 127]"} for name, weight in weights.items()}
+        write_json(path.with_name("quantize.json"), {"modules": stored})
+        write_json(path.with_name("lower.json"), {"operators": {"delegated": {"linear": 2}}})
+        return path
+
+    int8 = "int8 per channel [-127, 127]"
+    paths = [
+        written("int8_float_out-hist64-5s", "u85_256", project=int8, output="float32"),
+        written("mixed_host-hist64-5s", "host", project="bfloat16", attention=int8, output="float32"),
+        written("int8_pc-hist64-5s", "u85_256", project=int8, output=int8),
+        written("fp16-5s", "host", project="float16", output="float16"),
+    ]
+    run("report", f"variants=[{','.join(map(str, paths))}]", f"out={tmp_path}/report", "title=demo")
+    text = Page((tmp_path / "report" / "report.html").read_text()).text
+    assert text.count("in floats, on the CPU") == 2
+    assert f"{MODEL}/int8_float_out-hist64-5s/u85_256 – in floats, on the CPU: output" in text
+    assert f"{MODEL}/mixed_host-hist64-5s/host – in floats, on the CPU: project, output" in text
+
+
+def test_what_lowering_costs_is_shown_and_named_where_it_is_more_than_chance(tmp_path):
+    paths = [write_variant(tmp_path, scheme, "u85_256", 0.1) for scheme in ("int8_pc-hist64-5s", "int8_pt-hist64-5s")]
+    content = json.loads(paths[0].read_text())
+    content["accuracy"]["integer_graph"] |= {"wer_difference_to_quantized": 0.012, "wer_difference_ci95_to_quantized": [0.003, 0.02]}
+    by_chance = [report.row(read_json(path)) for path in paths]
+    departed = [report.row(content), by_chance[1]]
+    remark = "differs from that of the quantized program by more than chance"
+    page = Page(report_html.page("demo", by_chance, {})).text
+    assert "to quantized" in page and page.count("+0.10 (-0.20 … +0.40)") == 2 and remark not in page
+    page = Page(report_html.page("demo", departed, {})).text
+    assert f"{remark}: {MODEL}/int8_pc-hist64-5s/u85_256: +1.20 (+0.30 … +2.00)." in page
+    report.write_csv(tmp_path / "variants.csv", departed)
+    ends = [float(report.read_csv(tmp_path / "variants.csv")[0][f"wer_difference_ci95_to_quantized_{end}"]) for end in ("low", "high")]
+    assert ends == [0.003, 0.02]
 
 
 def test_cycle_reports_are_images_on_the_page_as_far_as_there_is_room(tmp_path):

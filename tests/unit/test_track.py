@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 from serving import free_port, serving
+from stage_command import run
 from variants_on_disk import MODEL, VARIANTS, run_stage, write_model, write_results, write_variant
 
 from earshot import mlflow_pages, model_registry, track
 from earshot.config import Tracking
 from earshot.errors import ArtifactError, TrackingError
+from earshot.files import write_json
 from earshot.live_run import LiveRun
 from earshot.mlflow_store import PARENT, Store
 from earshot.search import result
@@ -52,10 +54,22 @@ def actions(logged: dict) -> set[str]:
     return {run["action"] for kind in ("models", "variants") for run in logged[kind].values()}
 
 
+def artifacts(store: Store, run_id: str, folder: str = "") -> set[str]:
+    below = store.client.list_artifacts(run_id, folder)
+    return {path for file in below for path in (artifacts(store, run_id, file.path) if file.is_dir else [file.path])}
+
+
 def test_runs_as_people_want_to_see_them(tracking, tmp_path):
     write_results(tmp_path)
     curves_of_training = tmp_path / "programs" / MODEL / "int8_pc-hist64-5s" / "u85" / "qat.csv"
     curves_of_training.write_text("step,train_loss,dev_loss,dev_wer\n50,0.02,0.01,0.1\n")
+    of_lowering = {"cycles.svg", "cycles_by_layer.csv", "cycles_by_module.csv", "cycles_by_operator.csv", "sram.svg", "vela_summary.csv"}
+    for name in of_lowering:
+        (tmp_path / "variants" / MODEL / "int8_pc-hist64-5s" / "u85_256" / name).write_text("where cycles and memory go")
+    of_report = {"pareto.html", "report.html", "variants.csv", "operators.csv"}
+    (tmp_path / "report").mkdir()
+    for name in of_report:
+        (tmp_path / "report" / name).write_text("variants side by side")
     logged = log(tracking, tmp_path)
     found = runs(tracking)
     assert len(found) == 1 + len(VARIANTS) and actions(logged) == {"created"}
@@ -68,12 +82,15 @@ def test_runs_as_people_want_to_see_them(tracking, tmp_path):
     )
     metrics = child.data.metrics
     assert (metrics["wer"], metrics["wer_float"], metrics["sram_kib"], metrics["npu_cycles"]) == (0.095, 0.09, 610.0, 5_200_000)
+    to_quantized = [metrics[f"wer_difference_{key}"] for key in ("to_quantized", "ci95_to_quantized_low", "ci95_to_quantized_high")]
+    assert to_quantized == [0.001, -0.002, 0.004]
     assert child.data.tags["earshot.status"] == "ok" and child.info.status == "FINISHED"
     assert parent.data.params["train.lr"] == "0.002" and parent.data.metrics["parameters"] == 1_060_000
     store = Store(tracking.uri, "demo", 5)
     assert [point.step for point in store.client.get_metric_history(parent.info.run_id, "train_loss")] == [40 * (i + 1) for i in range(12)]
-    names = {file.path for file in store.client.list_artifacts(child.info.run_id)}
-    assert names == {"metrics.json", "lower.json", "evaluation.utterances.csv", "parity.json", "qat.csv"}
+    of_child, of_parent = ({file.path for file in store.client.list_artifacts(run.info.run_id)} for run in (child, parent))
+    assert of_child == {"metrics.json", "lower.json", "evaluation.utterances.csv", "parity.json", "qat.csv"} | of_lowering
+    assert of_parent == {"metrics.json", "config.yaml", "curves.csv"} | of_report
     assert next(iter(logged["variants"])).endswith("fp32-hist64-5s/host"), "the best WER first"
 
 
@@ -317,6 +334,33 @@ def test_tracking_off_logs_nothing(tmp_path):
     done = run_stage("track", f"results={tmp_path}", "tracking=off", f"out={tmp_path}/track.json", cwd=tmp_path)
     assert done.returncode == 0 and json.loads((tmp_path / "track.json").read_text())["enabled"] is False
     assert not list(tmp_path.rglob("mlflow.db"))
+
+
+def test_a_models_run_keeps_its_sensitivity_tables_and_searches(tmp_path, empty_store):
+    """By name, as the workflow gives them, and by itself where everything is logged again; another model's are not its own."""
+    write_results(tmp_path)
+    files = {
+        f"sensitivity/{MODEL}/standard-hist64-5s/u85": ("sensitivity.svg", "sensitivity.csv", "sensitivity.json"),
+        f"search/{MODEL}/greedy-none/u85_256": ("trials.csv", "candidates.json", "winner.yaml"),
+        "sensitivity/another/standard-hist64-5s/u85": ("sensitivity.svg",),
+    }
+    for folder, names in files.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / folder / name).write_text(name)
+    found = {"search": "greedy", "winner": None, "trials": []}
+    write_json(tmp_path / f"search/{MODEL}/greedy-none/u85_256" / "result.json", found)
+    given = [f"variants=[{','.join(map(str, track.find_variants(tmp_path)))}]"]
+    given += [f"{key}=[{','.join(track.find(tmp_path, one))}]" for key, one in (("tables", track.TABLES), ("searches", track.SEARCHES))]
+    for number, words in enumerate(([], given, given[:1])):
+        uri = f"sqlite:///{tmp_path}/{number}.db"
+        (tmp_path / f"{number}.db").write_bytes(empty_store.read_bytes())
+        run("track", f"results={tmp_path}", "experiment_name=demo", f"tracking.uri={uri}", "tracking.models=false", *words)
+        store = Store(uri, "demo", 5)
+        kept = {path for path in artifacts(store, store.runs()["model", MODEL].info.run_id) if "/" in path}
+        table, search = "sensitivity/standard-hist64-5s/u85", "search/greedy-none/u85_256"
+        of_search = {f"{search}/{name}" for name in ("result.json", "trials.csv", "candidates.json")}
+        assert kept == ({f"{table}/sensitivity.svg", f"{table}/sensitivity.csv"} | of_search if number < 2 else set())
 
 
 def test_the_trials_of_a_search_and_its_winner_are_tagged(tracking, tmp_path):

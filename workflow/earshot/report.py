@@ -18,6 +18,7 @@ COLUMNS = (
     *("variant", "model", "scheme", "target", "corpus", "split", "status", "reason", "wer_form"),
     *("wer", "wer_ci95_low", "wer_ci95_high", "cer", "substitutions", "deletions", "insertions", "words", "utterances"),
     *("wer_float", "wer_float_full", "wer_quantized", "wer_difference", "wer_difference_ci95_low", "wer_difference_ci95_high"),
+    *("wer_difference_to_quantized", "wer_difference_ci95_to_quantized_low", "wer_difference_ci95_to_quantized_high"),
     *("sqnr_db", "sqnr_db_quantized", "argmax_agreement", "departs_at"),
     *("npu_latency_ms", "npu_rtf", "npu_cycles", "npu_macs", "operators_npu", "operators_cpu", "sram_kib", "flash_kib"),
     *("host_latency_ms_p50", "host_latency_ms_p95", "rtf_1_thread", "rtf_all_threads", "host_peak_rss_mib"),

@@ -12,7 +12,7 @@ from earshot import variant_metrics
 from earshot.errors import ArtifactError
 from earshot.files import atomic, read_json
 
-BY_OPERATOR, LOWERING = "cycles_by_operator.csv", "lower.json"  # of the lower step, beside metrics.json
+BY_OPERATOR, LOWERING, STORED = "cycles_by_operator.csv", "lower.json", "quantize.json"  # of the lower step, beside metrics.json
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Operators:
 class Details:
     confused: list[tuple[str, str, int]]  # word said, word recognized on the device, how often; the most frequent first
     operators: list[Operators]
+    in_floats: list[str]  # modules that a scheme which quantizes others leaves in floats
 
 
 def read(metrics: dict[str, Any], folder: Path) -> Details:
@@ -40,7 +41,13 @@ def read(metrics: dict[str, Any], folder: Path) -> Details:
     """
     form = variant_metrics.device_form(metrics)
     confused = metrics["accuracy"][form].get("confused", []) if form else []
-    return Details([tuple(one) for one in confused], _operators(metrics, folder))
+    return Details([tuple(one) for one in confused], _operators(metrics, folder), _in_floats(folder / STORED))
+
+
+def _in_floats(path: Path) -> list[str]:
+    modules = read_json(path).get("modules", {}) if path.is_file() else {}
+    left = [name for name, stored in modules.items() if "float" in stored["weight"]]
+    return left if len(left) < len(modules) else []  # a float scheme leaves nothing, it takes everything so
 
 
 def _operators(metrics: dict[str, Any], folder: Path) -> list[Operators]:

@@ -6,10 +6,13 @@ import base64
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from earshot import budget
 from earshot.plot_style import INK
 from earshot.report import Row, latency_ms, millions, number, percent
 from earshot.report_details import Details
+from earshot.search import result
 
 CAPTIONS = {
     "wer_by_form": ("Word error rate by form of the model", "The float model, the quantized program, and what runs on the device."),
@@ -35,8 +38,14 @@ PICTURES = {
         "The parity ladder: each form of the model against the float model, as a whole and along the depth of the network.",
     ),
 }
+HEAT_MAPS = (
+    "What quantizing a part costs",
+    "Each part of the network quantized alone, all else in floats, and left alone in floats; below the line all operators of a kind.",
+)
 MOST_PICTURES = 700_000  # bytes of pictures on the page: Snakemake's report shows no page above 1.5 MB
 MOST_TOLD, MOST_ERRORS = 40, 6  # variants whose details are on the page, the best ones; errors of each
+
+TO_QUANTIZED = "_to_quantized"  # ending of a difference's figures; without one it is to the float model
 
 # Heading, unit, explanation, cell.
 COLUMNS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
@@ -51,6 +60,12 @@ COLUMNS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
         "points",
         "WER on the device minus that of the float model, and its 95% interval: the same draws of utterances for both",
         lambda one: _difference(one),
+    ),
+    (
+        "to quantized",
+        "points",
+        "WER of the integer graph minus that of the quantized program, and its 95% interval: what lowering costs",
+        lambda one: _difference(one, TO_QUANTIZED),
     ),
     ("SQNR", "dB", "logits of what runs on the device against those of the float model", lambda one: number(one.get("sqnr_db"))),
     ("SQNR quantized", "dB", "the same of the quantized program", lambda one: number(one.get("sqnr_db_quantized"))),
@@ -67,6 +82,17 @@ COLUMNS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
     ("flash", "KiB", "", lambda one: number(one.get("flash_kib"))),
     ("CPU ops", "", "operators that stay on the CPU", lambda one: number(one.get("operators_cpu"))),
     (".pte", "KiB", "", lambda one: number(one.get("pte_kib"))),
+)
+
+# Of the trials of a search: heading, unit, cell by its figures.
+TRIAL_COLUMNS: tuple[tuple[str, str, Callable[[Mapping[str, float]], str]], ...] = (
+    ("WER", "%", lambda figures: percent(figures.get("wer"))),
+    ("above float", "points", lambda figures: percent(figures.get(budget.WER))),
+    ("cycles", "M", lambda figures: millions(figures.get("cycles"))),
+    ("latency", "ms", lambda figures: number(figures.get("latency_ms"))),
+    ("SRAM", "KiB", lambda figures: number(figures.get("sram_kib"))),
+    ("flash", "KiB", lambda figures: number(figures.get("flash_kib"))),
+    (".pte", "KiB", lambda figures: number(figures["pte_bytes"] / 1024) if "pte_bytes" in figures else ""),
 )
 
 STYLE = """
@@ -87,6 +113,7 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; white-space:
 td.main { font-weight: 600; }
 th.prose, td.prose { text-align: left; white-space: normal; }
 tr.over td { color: var(--soft); }
+tr.winner td { font-weight: 600; }
 table.bad td { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
 .status { color: var(--bad); font-weight: 600; }
 figure { margin: .6rem 0 0; }
@@ -116,6 +143,8 @@ def page(
     plots: Mapping[str, str],
     pictures: Mapping[str, Mapping[str, str]] | None = None,
     details: Mapping[str, Details] | None = None,
+    heat_maps: Mapping[str, str] | None = None,
+    searches: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page, UTF-8 text.
 
@@ -125,6 +154,8 @@ def page(
         plots: SVG by the name of the plot, with a transparent background.
         pictures: by name (see PICTURES) SVG by variant, with a white background.
         details: what else is told of a variant, by variant.
+        heat_maps: SVG of sensitivity tables, by the names that they have in paths, with a white background.
+        searches: contents of the result.json of searches.
     """
     done, bad = [one for one in table if one["status"] != "failed"], [one for one in table if one["status"] != "ok"]
     facts = [("variants", str(len(table)))] + [
@@ -138,18 +169,21 @@ def page(
         "<p>Best word error rate first. An empty cell is a figure that does not apply.</p>" if done else "<p>No variant succeeded.</p>",
     ]
     if done:
-        parts.append(_variants(done))
+        parts += [_variants(done), *_beyond_chance(done)]
     if bad:
         parts.append(f'<h2>Not usable <span class="status">({len(bad)})</span></h2>' + _failures(bad))
     for name, drawing in plots.items():
         heading, caption = CAPTIONS[name]
         parts.append(f"<h2>{_text(heading)}</h2><p>{_text(caption)}</p><figure>{_inline(drawing)}</figure>")
+    drawn = {name: of_variants for name, of_variants in (pictures or {}).items() if of_variants}
+    maps = _pictures(*HEAT_MAPS, "under results/sensitivity", list((heat_maps or {}).items()), MOST_PICTURES)
+    parts += [*_searches(searches), *maps]
     known = [(one, details[one["variant"]]) for one in table if one["variant"] in details] if details else []
     parts += [*_confused(known), *_operators(known)]
-    drawn = {name: of_variants for name, of_variants in (pictures or {}).items() if of_variants}
+    room = MOST_PICTURES - sum(map(len, maps))
     for name, of_variants in drawn.items():
-        shown = [(one, of_variants[one["variant"]]) for one in table if one["variant"] in of_variants]
-        parts += _pictures(name, shown, MOST_PICTURES // len(drawn))
+        shown = [(one["variant"], of_variants[one["variant"]]) for one in table if one["variant"] in of_variants]
+        parts += _pictures(*PICTURES[name], f"beside their variants ({name}.svg)", shown, room // len(drawn))
     parts.append(
         "<h2>Columns</h2><dl>" + "".join(f"<dt>{_text(name)}</dt><dd>{_text(what)}</dd>" for name, _, what, _ in COLUMNS if what) + "</dl>"
     )
@@ -166,21 +200,53 @@ def _variants(table: Sequence[Row]) -> str:
     return _table(f"<tr>{head}</tr>", body)
 
 
-def _pictures(name: str, drawings: Sequence[tuple[Row, str]], room: int) -> list[str]:
-    """Pictures of variants as images, as many as `room` bytes hold."""
+def _beyond_chance(table: Sequence[Row]) -> list[str]:
+    """A remark that names the variants whose integer graph and quantized program differ in more words than chance explains."""
+    low, high = (f"wer_difference_ci95{TO_QUANTIZED}_{end}" for end in ("low", "high"))
+    beyond = [one for one in table if one.get(low, 0) > 0 or one.get(high, 0) < 0]
+    named = ", ".join(f"{_id(one)}: {_text(_difference(one, TO_QUANTIZED))}" for one in beyond)
+    told = f"<p>The WER of the integer graph differs from that of the quantized program by more than chance: {named}.</p>"
+    return [told] if beyond else []
+
+
+def _searches(searches: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The result of each search, and its trials."""
+    parts = ["<h2>Searches</h2>"] if searches else []
+    for content in searches:
+        limits = ", ".join(f"{name} {budget.number(limit)}" for name, limit in content["budget"].items()) or "none"
+        parts += [f"<p>{_path(result.sentence(content))}. Budget: {_text(limits)}.</p>", _trials(content)]
+    return parts
+
+
+def _trials(content: Mapping[str, Any]) -> str:
+    """The trials of a search as trials.csv has them, the winner marked."""
+    trials, won = result.in_order(content), (content["winner"] or {}).get("variant")
+    shown = [column for column in TRIAL_COLUMNS if any(column[2](one["figures"]) for one in trials)]
+    head = "".join(f"<th>{_text(name)}<small>{_text(unit)}</small></th>" for name, unit, _ in shown)
+    lines = []
+    for one in trials:
+        kind, told = ("", "ok") if one["status"] == "ok" else ("over", f"{one['status'].replace('_', ' ')}: {one.get('reason', '')}")
+        if one["variant"] == won:
+            kind = told = "winner"
+        cells = "".join(f"<td>{_text(cell)}</td>" for cell in (number(one["round"]), *(show(one["figures"]) for *_, show in shown)))
+        lines.append(f'<tr class="{kind}"><td>{_id(one)}</td>{cells}<td class="prose">{_text(told)}</td></tr>')
+    return _table(f"<tr><th>trial</th><th>round</th>{head}<th class=prose>result</th></tr>", lines)
+
+
+def _pictures(heading: str, caption: str, where: str, drawings: Sequence[tuple[str, str]], room: int) -> list[str]:
+    """Pictures, each with its id, as images, as many as `room` bytes hold; the others lie `where`."""
     if not drawings:
         return []
-    heading, caption = PICTURES[name]
     parts = []
-    for one, drawing in drawings:
+    for name, drawing in drawings:
         data = base64.b64encode(drawing.encode()).decode()
         room -= len(data)
         if room < 0:
             break
         source = f"data:image/svg+xml;base64,{data}"
-        image = f'<img alt="{_text(heading)}: {_text(one["variant"])}" src="{source}">'
-        parts.append(f"<details open><summary>{_id(one)}</summary>{image}</details>")
-    left = f" {len(drawings) - len(parts)} more lie beside their variants ({name}.svg)." if len(parts) < len(drawings) else ""
+        image = f'<img alt="{_text(heading)}: {_text(name)}" src="{source}">'
+        parts.append(f"<details open><summary>{_path(name)}</summary>{image}</details>")
+    left = f" {len(drawings) - len(parts)} more lie {where}." if len(parts) < len(drawings) else ""
     return [f"<h2>{_text(heading)}</h2><p>{_text(caption + left)}</p>", *parts]
 
 
@@ -200,18 +266,19 @@ def _confused(known: Sequence[tuple[Row, Details]]) -> list[str]:
 
 def _operators(known: Sequence[tuple[Row, Details]]) -> list[str]:
     """The operators of each variant by kind, as many variants as are told."""
-    shown = [(one, detail.operators) for one, detail in known if detail.operators][:MOST_TOLD]
+    shown = [(one, detail) for one, detail in known if detail.operators][:MOST_TOLD]
     if not shown:
         return []
     caption = "By kind, and where they run; cycles are Vela's. All variants are in operators.csv."
     parts = [f"<h2>Operators</h2><p>{_text(caption)}</p>"]
     head = "<tr><th>operator</th><th>runs on</th><th>count</th><th>cycles</th><th>share<small>%</small></th></tr>"
-    for one, operators in shown:
+    for one, detail in shown:
         lines = []
-        for kind in operators:
+        for kind in detail.operators:
             cells = (kind.operator, kind.where, number(kind.count), number(kind.cycles), percent(kind.share))
             lines.append("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>")
-        parts.append(f"<details><summary>{_id(one)}</summary>{_table(head, lines)}</details>")
+        left = f" – in floats, on the CPU: {_text(', '.join(detail.in_floats))}" if detail.in_floats else ""
+        parts.append(f"<details><summary>{_id(one)}{left}</summary>{_table(head, lines)}</details>")
     return parts
 
 
@@ -234,20 +301,24 @@ def _inline(drawing: str) -> str:
     return drawing.replace(f"fill: {INK}", "fill: currentColor").replace(f"stroke: {INK}", "stroke: currentColor")
 
 
-def _id(one: Row) -> str:
-    """The variant's id, which may be broken at its slashes."""
-    return _text(one["variant"]).replace("/", "/<wbr>")
+def _id(one: Mapping[str, Any]) -> str:
+    return _path(one["variant"])
+
+
+def _path(text: str) -> str:
+    """A text with ids, which may be broken at their slashes."""
+    return _text(text).replace("/", "/<wbr>")
 
 
 def _interval(one: Row) -> str:
     return f"{percent(one['wer_ci95_low'])}–{percent(one['wer_ci95_high'])}" if "wer_ci95_low" in one else ""
 
 
-def _difference(one: Row) -> str:
-    if "wer_difference" not in one:
+def _difference(one: Row, to: str = "") -> str:
+    if f"wer_difference{to}" not in one:
         return ""
-    ends = [one[key] for end in ("low", "high") if (key := f"wer_difference_ci95_{end}") in one]
-    return f"{100 * one['wer_difference']:+.2f}" + (f" ({100 * ends[0]:+.2f} … {100 * ends[1]:+.2f})" if len(ends) == 2 else "")
+    ends = [one[key] for end in ("low", "high") if (key := f"wer_difference_ci95{to}_{end}") in one]
+    return f"{100 * one[f'wer_difference{to}']:+.2f}" + (f" ({100 * ends[0]:+.2f} … {100 * ends[1]:+.2f})" if len(ends) == 2 else "")
 
 
 def _errors(one: Row) -> str:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,13 @@ REASON = ("earshot.reason", "mlflow.note.content")  # the second is what MLflow 
 COMPARED = "wer"  # logged first: MLflow compares runs by the first metric
 UTTERANCES = "evaluation{}.utterances.csv"  # with the ending of another decoding than the default one, as metrics.json has it
 PARITY, QAT = "parity.*", "qat.csv"  # beside the program: the ladder, the curves of quantization-aware training
-VARIANT_FILES = ("lower.json", "vela_*.csv")
+VARIANT_FILES = ("lower.json", "vela_*.csv", "cycles.svg", "cycles_by_*.csv", "sram.svg")
 MODEL_FILES = ("metrics.json", "config.yaml", "curves.csv")
-REPORT_FILES = ("pareto.html", "variants.csv", "operators.csv")  # of results/report: they show the model's variants side by side
+# Of the folders results/sensitivity/MODEL/NAME/FAMILY and results/search/MODEL/NAME/TARGET: what their model's run keeps, in folders too.
+SEARCH_FILES = ("sensitivity.svg", "sensitivity.csv", "result.json", "trials.csv", "candidates.json")
+TABLES, SEARCHES = "sensitivity/*/*/*/sensitivity.svg", "search/*/*/*/result.json"
+# Of results/report: they show the model's variants side by side.
+REPORT_FILES = ("pareto.html", "report.html", "variants.csv", "operators.csv")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Entry:
     tags: dict[str, str]
     files: list[Path]
     digest: str
+    folders: Mapping[Path, str] = field(default_factory=dict)  # of files that are not at the top of the run's artifacts
     name: str = ""  # what people see; the id where empty
     failed: bool = False
 
@@ -59,17 +64,24 @@ def find_variants(results: str | Path) -> list[Path]:
     return found
 
 
+def find(results: str | Path, pattern: str) -> list[str]:
+    """The files of a results folder that have this pattern."""
+    return sorted(map(str, Path(results).glob(pattern)))
+
+
 def log_results(
     tracking: Tracking,
     experiment: str,
     results: str | Path,
     paths: Iterable[str | Path],
     marks: Mapping[str, Mapping[str, str]] | None = None,
+    searched: Iterable[str | Path] = (),
 ) -> dict[str, Any]:
     """Log variants and the models that they are made of; what is logged already, and as it is now, is left alone.
 
     Args:
         marks: further tags of variants.
+        searched: sensitivity.svg of sensitivity tables and result.json of searches, which their models' runs keep with what lies beside.
 
     Returns: uri, experiment_id, and `models` and `variants` (best WER first), both id -> {run_id, action}, with the action created, updated
     or unchanged; of a variant its status too.
@@ -82,7 +94,10 @@ def log_results(
     order = sorted(contents, key=lambda path: (variant_metrics.figures(contents[path]).get("wer", math.inf), contents[path]["variant"]))
     models = {content["model"]: content for content in contents.values()}
     together = [path for name in REPORT_FILES if (path := Path(results) / "report" / name).exists()]
-    entries = {name: model_entry(Path(results) / "train" / name, name, models[name], together) for name in sorted(models)}
+    folders = search_files(searched)
+    entries = {
+        name: model_entry(Path(results) / "train" / name, name, models[name], together, folders.get(name, {})) for name in sorted(models)
+    }
     names = variant_names(content["variant"] for content in contents.values())
     store = Store(tracking.uri, experiment, tracking.timeout_s)
     logged: dict[str, Any] = {"uri": tracking.uri, "experiment_id": store.experiment_id, "models": {}, "variants": {}}
@@ -101,7 +116,7 @@ def log_results(
 
 def put(store: Store, existing: Run | None, entry: Entry, parent_id: str | None) -> dict[str, str]:
     """Make the run of `entry`, or bring `existing` up to date; the digest is written last, so that an interrupted pass is made up for."""
-    files = " ".join(path.name for path in entry.files)
+    files = " ".join(str(Path(entry.folders.get(path, ""), path.name)) for path in entry.files)
     tags = {**entry.tags, ARTIFACTS: files, DIGEST: entry.digest}
     if existing is not None and all(existing.data.tags.get(tag) == value for tag, value in tags.items()):
         store.rename(existing, entry.name)
@@ -116,7 +131,7 @@ def put(store: Store, existing: Run | None, entry: Entry, parent_id: str | None)
     held = existing if existing is not None and existing.info.run_id == run_id else None
     store.log(run_id, points=points if held else entry.points)
     for path in entry.files:
-        store.client.log_artifact(run_id, str(path))
+        store.client.log_artifact(run_id, str(path), entry.folders.get(path))
     store.client.set_terminated(run_id, "FAILED" if entry.failed else "FINISHED")
     for tag in REASON:
         if held and tag in held.data.tags and tag not in tags:
@@ -179,12 +194,23 @@ def variant_entry(path: Path, content: dict[str, Any], log_pte: bool) -> Entry:
     )
 
 
-def model_entry(folder: Path, model_id: str, content: dict[str, Any], together: list[Path]) -> Entry:
+def search_files(searched: Iterable[str | Path]) -> dict[str, dict[Path, str]]:
+    """Of each model the files of its sensitivity tables and searches, with their folders among the artifacts of its run."""
+    files: dict[str, dict[Path, str]] = {}
+    for folder in (Path(path).absolute().parent for path in searched):
+        kind, model, *names = folder.parts[-4:]
+        kept = [path for name in SEARCH_FILES if (path := folder / name).exists()]
+        files.setdefault(model, {}).update(dict.fromkeys(kept, "/".join([kind, *names])))
+    return files
+
+
+def model_entry(folder: Path, model_id: str, content: dict[str, Any], together: list[Path], folders: Mapping[Path, str]) -> Entry:
     """The run of a model: parameters, curves and summary of its training, as far as its directory has them.
 
     Args:
         content: metrics.json of one of the model's variants, for the choices.
         together: files of the report, which the run keeps.
+        folders: further files, with their folders among its artifacts.
     """
     files = [folder / name for name in MODEL_FILES if (folder / name).exists()]
     names = {file.name for file in files}
@@ -197,9 +223,9 @@ def model_entry(folder: Path, model_id: str, content: dict[str, Any], together: 
         summary = read_json(folder / "metrics.json")
         numbers = {key: value for key, value in summary.items() if isinstance(value, int | float) and key != "schema_version"}
         points += [(key, value, last) for key, value in numbers.items() if key not in curves]
-    files += together
+    files += [*together, *folders]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    return Entry(("model", model_id), params, points, {"earshot.model": model_id}, files, digest)
+    return Entry(("model", model_id), params, points, {"earshot.model": model_id}, files, digest, folders)
 
 
 def read_curves(path: Path) -> list[tuple[str, float, int]]:

@@ -201,9 +201,8 @@ def figures(metrics: dict[str, Any]) -> dict[str, float]:
     main = device_form(metrics)
     for form, accuracy in metrics.get("accuracy", {}).items():
         ending = "" if form == main else f"_{form}"
-        ends: dict[str, float] = {}
-        for name in ("wer_ci95", "wer_difference_ci95"):
-            ends |= dict(zip((f"{name}_low", f"{name}_high"), accuracy.get(name, ()), strict=False))
+        intervals = {name: ends for name, ends in accuracy.items() if "_ci95" in name}
+        ends = {f"{name}_{end}": value for name, of in intervals.items() for end, value in zip(("low", "high"), of, strict=False)}
         named |= {f"{key}{ending}": value for key, value in (accuracy | ends).items() if _is_number(value)}
     for form, rung in metrics.get("parity", {}).items():
         named |= {f"parity.{form}.{key}": value for key, value in rung.items() if _is_number(value)}

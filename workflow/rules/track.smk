@@ -23,6 +23,8 @@ rule report:
     input:
         variants="results/report/variants.txt",
         metrics=of_all_variants("results/variants/{model}/{scheme}/{target}/metrics{decoding}.json"),
+        tables=tables(),
+        searches=search_results(),
     output:
         table=report("results/report/variants.csv", category="Summary", caption="../report/variants.rst"),
         html=report("results/report/report.html", category="Summary", caption="../report/report.rst"),
@@ -57,10 +59,12 @@ rule report:
         **needs("report"),
     params:
         source=source_digest("report"),
+        tables=listed("tables"),
+        searches=listed("searches"),
         title=lambda wildcards: hydra_value(VARIANTS[0].config["experiment_name"]),  # a text with braces would be a pattern
         out=subpath(output.html, parent=True),
     shell:
-        "python -m earshot.stages.report title={params.title:q} 'variants=[{input.variants}]' out={params.out:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.report title={params.title:q} 'variants=[{input.variants}]' tables={params.tables:q} searches={params.searches:q} out={params.out:q} 2>&1 | tee {log:q}"
 
 
 rule track:
@@ -68,6 +72,7 @@ rule track:
         variants="results/report/variants.txt",
         metrics=of_all_variants("results/variants/{model}/{scheme}/{target}/metrics{decoding}.json"),
         searches=search_results(),
+        tables=tables(),
         models=of_all_variants("results/train/{model}/metrics.json"),
         report=rules.report.output.pareto,
     output:
@@ -84,9 +89,10 @@ rule track:
         settings=settings("tracking"),
         source=source_digest("track"),
         searches=listed("searches"),
+        tables=listed("tables"),
         experiment=lambda wildcards: experiment_name,
     shell:
-        "python -m earshot.stages.track {params.arguments} {params.experiment:q} results=results 'variants=[{input.variants}]' searches={params.searches:q} out={output:q} 2>&1 | tee {log:q}"
+        "python -m earshot.stages.track {params.arguments} {params.experiment:q} results=results 'variants=[{input.variants}]' searches={params.searches:q} tables={params.tables:q} out={output:q} 2>&1 | tee {log:q}"
 
 
 # Last, and after everything else was written: the exit status says whether a variant failed.

@@ -153,12 +153,15 @@ class TrackStage(Checked):
     results: str = MISSING  # folder whose metrics.json files are logged, with the training curves under train/
     variants: list[str] = field(default_factory=list)  # metrics.json files, or .txt files that list them; empty: all under results
     searches: list[str] = field(default_factory=list)  # result.json files of searches: their trials are tagged, the winners among them
+    tables: list[str] = field(default_factory=list)  # sensitivity.svg files; as those of searches they are kept with their model's run
     out: str | None = None  # JSON of what was logged
 
 
 @dataclass
 class ReportStage(Checked):
     variants: list[str] = MISSING  # metrics.json files, or .txt files that list them, a path a line
+    tables: list[str] = field(default_factory=list)  # sensitivity.svg files, which the page shows
+    searches: list[str] = field(default_factory=list)  # result.json files of searches, whose trials it shows
     title: str = "earshot"
     out: str = MISSING  # folder
 

@@ -78,15 +78,19 @@ def _told(trial: Trial) -> dict[str, Any]:
     return content | ({"reason": trial.reason, "excess": trial.excess} if trial.reason else {})
 
 
-def write_table(path: Path, content: Mapping[str, Any]) -> None:
-    """Write trials.csv, best objective first, those that are not within the budget below."""
-    won = (content["winner"] or {}).get("variant")
+def in_order(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The trials of a search, best objective first, those that are not within the budget below."""
     worst = float("inf")
-    order = sorted(content["trials"], key=lambda one: (one["status"] != "ok", one["figures"].get(content["objective"], worst)))
+    return sorted(content["trials"], key=lambda one: (one["status"] != "ok", one["figures"].get(content["objective"], worst)))
+
+
+def write_table(path: Path, content: Mapping[str, Any]) -> None:
+    """Write trials.csv."""
+    won = (content["winner"] or {}).get("variant")
     with atomic(path) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        for one in order:
+        for one in in_order(content):
             writer.writerow({**one["figures"], **one, "winner": one["variant"] == won})
 
 

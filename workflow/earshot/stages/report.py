@@ -8,7 +8,7 @@ from pathlib import Path
 from earshot import plot_style, report, report_details, report_html, report_interactive, report_plots, variant_metrics
 from earshot.config import ReportStage
 from earshot.errors import ConfigError
-from earshot.files import atomic, atomic_dir
+from earshot.files import atomic, atomic_dir, read_json
 from earshot.stages import stage
 
 
@@ -48,9 +48,11 @@ def main(cfg: ReportStage) -> None:
     texts = {f"{name}.svg": plot_style.svg(figure, name) for name, figure in figures.items()}
     inline = {name: plot_style.svg(figure, name, background="none") for name, figure in figures.items()}
     pictures = {name: {variant: path.read_text() for variant, path in of.items()} for name, of in drawn.items()}
+    heat_maps = {"/".join(path.parts[-4:-1]): path.read_text() for path in map(Path, cfg.tables) if path.is_file()}
+    searches = [read_json(path) for path in cfg.searches]
     texts |= {
         "variants.md": report.markdown(table),
-        "report.html": report_html.page(cfg.title, table, inline, pictures, details),
+        "report.html": report_html.page(cfg.title, table, inline, pictures, details, heat_maps, searches),
         "pareto.html": report_interactive.page(cfg.title, table),
     }
     report.write_csv(out / "variants.csv", table)

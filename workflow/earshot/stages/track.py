@@ -18,9 +18,12 @@ def main(cfg: TrackStage) -> None:
         if cfg.out:
             write_json(cfg.out, {"enabled": False, "models": {}, "variants": {}})
         return
-    paths = variant_metrics.expand(cfg.variants) or track.find_variants(cfg.results)
-    marks = result.tags([read_json(path) for path in cfg.searches])
-    logged = track.log_results(cfg.tracking, cfg.experiment_name, cfg.results, paths, marks)
+    paths, searches, tables = variant_metrics.expand(cfg.variants), cfg.searches, cfg.tables
+    if not paths:
+        paths = track.find_variants(cfg.results)
+        searches, tables = searches or track.find(cfg.results, track.SEARCHES), tables or track.find(cfg.results, track.TABLES)
+    marks = result.tags([read_json(path) for path in searches])
+    logged = track.log_results(cfg.tracking, cfg.experiment_name, cfg.results, paths, marks, [*tables, *searches])
     registered = model_registry.register(cfg.tracking, cfg.experiment_name, logged, paths, marks) if cfg.tracking.models else {}
     links = mlflow_pages.links(logged, registered)
     if cfg.out:

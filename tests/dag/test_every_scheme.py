@@ -1,0 +1,36 @@
+"""Every scheme of conf/quant/ through the whole chain, by `snakemake`: quantized, lowered, evaluated, in the report."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from running import snakemake
+
+from earshot.config import CONF_DIR
+
+QAT = "quant.qat.steps=2 quant.qat.period=2 quant.qat.batch=2 quant.qat.dev_utterances=2"
+SWEEPS = {
+    "quant=int8_pc,int8_pt,int8_uint8_io,int8_float_out,a8w4,mixed,a16w8 window=4s target=u85_256": "",
+    "quant=int8_pc_qat,a8w4_qat window=4s target=u85_256": QAT,
+    "quant=fp32,bf16,fp16,dynamic_int8,xnnpack_int8,int8_pc,mixed_host window=4s target=host": "",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_each_scheme_gives_a_program_with_its_figures(finished):
+    rows = []
+    for sweep, overrides in SWEEPS.items():
+        done = snakemake(finished, "--keep-going", sweep=sweep, overrides=overrides, tracking="off")
+        assert done.returncode == 0, done.stdout[-3000:]
+        with open(finished / "results" / "report" / "variants.csv", newline="") as stream:
+            rows += list(csv.DictReader(stream))
+    assert {row["scheme"].split("-")[0] for row in rows} == {path.stem for path in CONF_DIR.glob("quant/*.yaml")}
+    for row in rows:
+        assert row["status"] == "ok" and float(row["wer"]) >= 0 and float(row["pte_kib"]) > 0, row
+        on_npu = row["variant"].endswith("u85_256")
+        assert bool(row["npu_cycles"]) == bool(row["sqnr_db"]) == on_npu, row
+        assert (int(row["operators_cpu"] or 0) > 2) == (on_npu and row["scheme"].startswith("int8_float_out")), (
+            row
+        )  # two: the ends of a program

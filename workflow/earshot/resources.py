@@ -109,7 +109,7 @@ def request(step: str, config: Mapping[str, Any], files: Iterable[tuple[str, flo
 def training_minutes(train: Mapping[str, Any], size: Size) -> float:
     """Minutes of a training: of all its epochs on CPUs, two days at most, since what its limit ended goes on in the next attempt.
 
-    On GPUs a day: how fast they are has not been measured.
+    On GPUs a day: what `librispeech_960` takes one of them (docs/scale.md).
     """
     if train["accelerator"] == "gpu":
         return DAY

@@ -86,6 +86,7 @@ def test_runs_as_people_want_to_see_them(tracking, tmp_path):
     assert to_quantized == [0.001, -0.002, 0.004]
     assert child.data.tags["earshot.status"] == "ok" and child.info.status == "FINISHED"
     assert parent.data.params["train.lr"] == "0.002" and parent.data.metrics["parameters"] == 1_060_000
+    assert parent.data.metrics["audio_s_per_s"] == 118.6 and parent.data.metrics["step_s_backward"] == 0.052
     store = Store(tracking.uri, "demo", 5)
     assert [point.step for point in store.client.get_metric_history(parent.info.run_id, "train_loss")] == [40 * (i + 1) for i in range(12)]
     of_child, of_parent = ({file.path for file in store.client.list_artifacts(run.info.run_id)} for run in (child, parent))

@@ -222,6 +222,9 @@ def model_entry(folder: Path, model_id: str, content: dict[str, Any], together: 
         curves, last = {name for name, _, _ in points}, max((step for _, _, step in points), default=0)
         summary = read_json(folder / "metrics.json")
         numbers = {key: value for key, value in summary.items() if isinstance(value, int | float) and key != "schema_version"}
+        if throughput := summary.get("throughput"):
+            numbers["audio_s_per_s"] = throughput["audio_s_per_s"]
+            numbers |= {f"step_s_{part}": seconds for part, seconds in throughput["step_s"].items()}
         points += [(key, value, last) for key, value in numbers.items() if key not in curves]
     files += [*together, *folders]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -135,6 +135,11 @@ def test_another_target_of_a_family_is_compiled_from_the_same_graph(finished):
     assert again == {"lower", "metrics", "report", "track", "variants_list", "verdict"}
 
 
+def test_another_budget_builds_nothing(finished):
+    again = jobs(snakemake(finished, "--dry-run", overrides="budget.flash_kib=10"))
+    assert again == {"metrics", "report", "track", "verdict"}
+
+
 def test_the_words_of_a_file_are_printed(finished, capsys):
     audio = next((finished / "results" / "corpus").rglob("*.flac"))
     for variant in variant_dirs(finished).values():
@@ -174,11 +179,6 @@ def failed_row(finished, sweep: str, overrides: str) -> dict[str, str]:
 def test_a_variant_that_needs_more_memory_than_its_target_has_is_a_row(finished):
     row = failed_row(finished, "quant=int8_pc window=4s target=u85_256", "target.sram_kib=1")
     assert row["status"] == "over_budget" and "target.sram_kib=1 " in row["reason"]
-
-
-def test_another_budget_builds_nothing(finished):
-    again = jobs(snakemake(finished, "--dry-run", overrides="budget.flash_kib=10"))
-    assert again == {"metrics", "report", "track", "verdict"}
 
 
 def test_a_variant_above_its_budget_is_a_row(finished):

@@ -241,6 +241,7 @@ def test_what_a_search_proposes_is_a_variant_that_its_stages_understand():
         ({"overrides": "model.subsampling_channels=[32,0]"}, "at least 1"),
         ({"overrides": "model.subsampling_channels=32"}, "subsampling_channels"),
         ({"sweep": "quant=a16w8 target=host"}, "u85_256"),
+        ({"sweep": "quant=a16w8 target=u55_128"}, "cannot be lowered to target=u55_128; targets that can take it: u85_1024, .*u85_512$"),
         ({"sweep": "target=u99_1"}, "u85_256"),
         ({"sweep": "calib=hist64,minmax64 calib.utterance=8,16"}, "calib.utterance"),
         ({"sweep": "calib=hist64,minmax64 calib.utterances=0,8"}, "at least 1"),

@@ -12,6 +12,7 @@ import pytest
 import stage_command
 from running import jobs, snakemake
 
+from earshot.budget import number
 from earshot.config import Decode, Window
 from earshot.decoders import Decoder
 from earshot.transcribe import open_program, read_any
@@ -134,6 +135,11 @@ def test_another_target_of_a_family_is_compiled_from_the_same_graph(finished):
     assert again == {"lower", "metrics", "report", "track", "variants_list", "verdict"}
 
 
+def test_another_budget_builds_nothing(finished):
+    again = jobs(snakemake(finished, "--dry-run", overrides="budget.flash_kib=10"))
+    assert again == {"metrics", "report", "track", "verdict"}
+
+
 def test_the_words_of_a_file_are_printed(finished, capsys):
     audio = next((finished / "results" / "corpus").rglob("*.flac"))
     for variant in variant_dirs(finished).values():
@@ -170,9 +176,18 @@ def failed_row(finished, sweep: str, overrides: str) -> dict[str, str]:
     return row
 
 
-def test_a_variant_above_its_budget_is_a_row(finished):
+def test_a_variant_that_needs_more_memory_than_its_target_has_is_a_row(finished):
     row = failed_row(finished, "quant=int8_pc window=4s target=u85_256", "target.sram_kib=1")
     assert row["status"] == "over_budget" and "target.sram_kib=1 " in row["reason"]
+
+
+def test_a_variant_above_its_budget_is_a_row(finished):
+    row = failed_row(finished, "quant=int8_pc window=4s target=u85_512", "budget.flash_kib=10")
+    metrics = json.loads((variant_dirs(finished)["u85_512"] / "metrics.json").read_text())
+    assert row["status"] == metrics["status"] == "over_budget"
+    assert row["reason"] == metrics["reason"] == f"flash is {number(metrics['npu']['flash_kib'])} KiB, budget.flash_kib=10"
+    tracked = json.loads((finished / "results" / "report" / "tracked.json").read_text())
+    assert tracked["variants"][row["variant"]]["status"] == "over_budget", "logged all the same"
 
 
 @pytest.mark.slow

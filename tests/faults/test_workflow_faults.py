@@ -78,7 +78,7 @@ def test_what_is_damaged_is_made_again_when_asked(again, whole):
 def test_the_same_seed_gives_the_same_bits(whole, tmp_path):
     """In other processes, in which texts hash otherwise: from the corpus to the .pte of both targets."""
     reports = [str(path.relative_to(whole)) for path in whole.glob("results/variants/*/*/*/lower.json")]
-    run = Running(tmp_path, *reports, PYTHONHASHSEED="3")
+    run = Running(tmp_path, *reports, environment={"PYTHONHASHSEED": "3"})
     output = run.process.communicate()[0]
     assert run.process.returncode == 0, output
     found, wanted = digests(tmp_path), digests(whole)

@@ -7,12 +7,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from running import ROOT, SWEEP, TINY
+from running import command
 
 # Figures of metrics.json that are measurements of time and memory. All others follow from the seed.
 MEASURED = {"host", "lowering_s", "lowering_peak_rss_mib"}
@@ -21,11 +21,10 @@ MEASURED = {"host", "lowering_s", "lowering_peak_rss_mib"}
 class Running:
     """Snakemake with all its jobs as one group of processes."""
 
-    def __init__(self, directory: Path, *arguments: str, **environment: str) -> None:
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(directory)]
-        command += ["--cores", "2", *arguments, "--config", f"overrides={' '.join(TINY)}", f"sweep={SWEEP}"]
+    def __init__(self, directory: Path, *arguments: str, environment: Mapping[str, str] | None = None, **config: object) -> None:
+        words = command(directory, "--cores", "2", *arguments, **config)
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.process = subprocess.Popen(command, start_new_session=True, env={**os.environ, **environment}, **streams)
+        self.process = subprocess.Popen(words, start_new_session=True, env={**os.environ, **(environment or {})}, **streams)
 
     def began(self, rule: str) -> bool:
         """Wait until a job of this rule begins; False where Snakemake ended without one."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from ethosu.vela import vela
 from executorch.backends.arm.ethosu import EthosUPartitioner
 from executorch.exir import to_edge_transform_and_lower
 from executorch.exir.lowered_backend_module import LoweredBackendModule
@@ -220,6 +222,26 @@ def test_a_program_that_the_compiler_refuses_is_a_row_with_a_reason(programs, np
     assert "npu" not in found and "pte_bytes" not in found
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"lower.json"}
     assert found["reason"] in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("ending", [RuntimeError("no room for 3 tensors"), SystemExit(1)])
+def test_a_compiler_that_crashes_is_a_row_with_its_last_lines(npu, programs, tmp_path, monkeypatch, ending):
+    """Whatever Vela ends with, and whether Python or native code says the lines."""
+
+    def crash(arguments: list[str]) -> None:
+        print("Warning: of the first pass")
+        print("Scheduling\n")
+        os.write(2, b"Error: command stream of layer 7\n")
+        raise ending
+
+    monkeypatch.setattr(vela, "main", crash)
+    shutil.copytree(npu, tmp_path / "out")  # what an earlier lowering left behind
+    run("lower", "target=u85_256", f"program_dir={programs / 'u85'}", f"out={tmp_path / 'out'}")
+    found = json.loads((tmp_path / "out" / "lower.json").read_text())
+    assert found["status"] == "failed"
+    assert found["reason"].split(" | ") == ["Scheduling", "Error: command stream of layer 7", f"{type(ending).__name__}: {ending}"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"lower.json", "vela.log"}
+    assert "of the first pass" in (tmp_path / "out" / "vela.log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 import yaml
 from stage_command import run
 from variants_on_disk import content
 
+from earshot import report
 from earshot.errors import ArtifactError
 from earshot.files import read_json, write_json
 from earshot.search import candidates, costs, greedy, joint, result
@@ -147,30 +149,41 @@ def test_a_budget_that_no_trial_meets_is_told_with_the_closest():
         result.verdict([found])
 
 
-def test_the_stages_go_from_uniform_schemes_to_a_winner(tmp_path):
-    """propose and search_result as the workflow calls them, on metrics.json of the uniform schemes and of a candidate."""
-
-    def metrics(scheme: str, flash_kib: float) -> str:
-        made = content(f"{scheme}-hist64-5s", "u85_256", 0.095)
-        made["config"]["quant"]["scheme"] = scheme
-        made["choices"]["quant"] = scheme if not scheme.startswith("search_") else "int8_pc"
+def metrics(folder: Path, scheme: str, flash_kib: float, reason: str | None = None) -> str:
+    """The metrics.json of a trial; with `reason` the compiler could not take it."""
+    made = content(f"{scheme}-hist64-5s", "u85_256", 0.095, reason)
+    made["config"]["quant"]["scheme"] = scheme
+    made["choices"]["quant"] = scheme if not scheme.startswith("search_") else "int8_pc"
+    if reason is None:
         made["npu"]["flash_kib"] = flash_kib
-        write_json(tmp_path / f"{scheme}.json", made)
-        return str(tmp_path / f"{scheme}.json")
+    write_json(folder / f"{scheme}.json", made)
+    return str(folder / f"{scheme}.json")
 
+
+def test_the_stages_go_from_uniform_schemes_to_a_winner(tmp_path):
+    """propose and search_result as the workflow calls them, on metrics.json of the uniform schemes and of candidates.
+
+    The first that is built crashes in the compiler: a trial like others, after which another is built, and no error of the workflow.
+    """
     run("propose", "round=0", "calibration=hist64", f"out={tmp_path}/round_0.json")
     assert [one["scheme"] for one in read_json(tmp_path / "round_0.json")["proposals"]] == ["int8_pc", "a8w4"]
     write_json(tmp_path / "candidates.json", {"compared": 9, "candidates": candidates.content([candidate(1), candidate(2)])})
-    built = [metrics("int8_pc", 1000.0), metrics("a8w4", 1200.0)]
+    built = [metrics(tmp_path, "int8_pc", 1000.0), metrics(tmp_path, "a8w4", 1200.0)]
     words = ["search.batch=1", f"candidates={tmp_path}/candidates.json", "budget.max_wer_increase=0.006"]
-    run("propose", "round=1", *words, "calibration=hist64", f"measured=[{','.join(built)}]", f"out={tmp_path}/round_1.json")
-    (proposed,) = read_json(tmp_path / "round_1.json")["proposals"]
-    built.append(metrics(proposed["scheme"], 900.0))
-    files = f"rounds=[{tmp_path}/round_0.json,{tmp_path}/round_1.json]"
+    for number, crash in ((1, "Error: layer 7 | RuntimeError: no room"), (2, None)):
+        measured = f"measured=[{','.join(built)}]"
+        run("propose", f"round={number}", *words, "calibration=hist64", measured, f"out={tmp_path}/round_{number}.json")
+        (proposed,) = read_json(tmp_path / f"round_{number}.json")["proposals"]
+        built.append(metrics(tmp_path, proposed["scheme"], 900.0, crash))
+    files = f"rounds=[{','.join(f'{tmp_path}/round_{number}.json' for number in range(3))}]"
     run("search_result", "id=m/s/t", *words[1:], files, f"measured=[{','.join(built)}]", f"out={tmp_path}")
     found = read_json(tmp_path / "result.json")
     assert found["winner"]["scheme"] == f"{proposed['scheme']}-hist64" and found["compared_in_pytorch"] == 9
     assert yaml.safe_load((tmp_path / "winner.yaml").read_text())["scheme"] == proposed["scheme"]
+    (crashed,) = (one for one in found["trials"] if one["status"] == "failed")
+    assert crashed["round"] == 1 and crashed["reason"].endswith("Error: layer 7 | RuntimeError: no room")
+    report.write_csv(tmp_path / "variants.csv", report.rows([read_json(path) for path in built]))
+    run("verdict", f"table={tmp_path}/variants.csv", f"searches=[{tmp_path}/result.json]")
 
 
 # ---------------------------------------------------------------- the study

@@ -24,7 +24,7 @@ def output_to(path: str | Path) -> Iterator[None]:
     _flush()
     saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
     try:
-        with open(path, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        with open(path, "a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             for descriptor, _ in saved:
                 os.dup2(file.fileno(), descriptor)
             try:

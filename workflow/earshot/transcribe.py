@@ -15,12 +15,14 @@ import torchaudio
 
 from earshot import recognizers, utterance_lines, windows
 from earshot.config import SAMPLE_RATE_HZ, TranscribeStage, Window
+from earshot.corpus.audio import LONGEST_S
 from earshot.decoders import Decoder
 from earshot.errors import ArtifactError, ConfigError, DataError, EarshotError
 from earshot.model import checkpoint
 from earshot.recognizers import Form
 
 PROGRAMS = ("model.pte", "quantized.pt2", "model.safetensors")
+MOST_SAMPLES = LONGEST_S * 48_000 * 2  # an hour in stereo, six of 16 kHz: memory is taken as a header says, before anything is decoded
 REMEDY = "give a model.pte, quantized.pt2 or model.safetensors that the workflow made"
 
 
@@ -111,7 +113,7 @@ def read_any(source: str | BinaryIO, name: str | None = None) -> np.ndarray:
         name: of the file in messages; its path where not given.
 
     Raises:
-        DataError: absent, empty or no audio.
+        DataError: absent, empty, no audio, or more than memory should be taken for.
     """
     path = name or str(source)
     file = Path(source).expanduser() if isinstance(source, str) else source
@@ -119,8 +121,11 @@ def read_any(source: str | BinaryIO, name: str | None = None) -> np.ndarray:
         raise DataError(f"{path}: no such file; check the path")
     try:
         with soundfile.SoundFile(file) as stream:
+            if stream.frames * stream.channels > MOST_SAMPLES:
+                said = f"its header says {stream.frames} samples of {stream.channels} channels, or leaves the number open"
+                raise DataError(f"{path}: {said}, at most {MOST_SAMPLES} in all are read; cut it, or encode it again")
             samples, rate, promised = stream.read(dtype="float32", always_2d=True), stream.samplerate, stream.frames
-    except (soundfile.LibsndfileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError) as error:
         raise DataError(f"{path}: cannot be read as audio ({error}); convert it to WAV or FLAC") from error
     if not len(samples):
         raise DataError(f"{path}: holds no samples; record it again")

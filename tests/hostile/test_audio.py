@@ -84,6 +84,15 @@ def test_a_flac_that_claims_more_than_it_holds_is_refused(tmp_path, samples):
         told(tmp_path / "a.flac", read)
 
 
+@pytest.mark.parametrize(("rate", "taken"), [(8000, True), (44_100, True), (22_255, True), (15_999, False), (655_349, False)])
+def test_a_rate_that_takes_gigabytes_to_convert_is_refused(tmp_path, rate, taken):
+    soundfile.write(tmp_path / "a.wav", np.zeros(rate), rate)
+    if taken:
+        assert len(as_path(tmp_path / "a.wav")) == 16_000
+    else:
+        assert f"{rate} Hz cannot be converted" in told(tmp_path / "a.wav", as_path)
+
+
 @tries(30)
 @given(claimed=st.integers(0, 2**32 - 1))
 def test_a_wav_that_claims_another_length_gives_no_more_than_it_holds(tmp_path, claimed):

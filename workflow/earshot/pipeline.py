@@ -178,6 +178,8 @@ def _variants(first: Sequence[str], points: Sequence[Sequence[str]]) -> list[Var
 
 
 def _variant(point: assembling.Point, overrides: tuple[str, ...]) -> Variant:
+    if absent := [group for group in GROUPS if group not in point.choices]:
+        raise ConfigError(f"{absent[0]}: nothing is chosen; choose one of conf/{absent[0]}/, or leave the word out")
     choices, config = {group: point.choices[group] for group in GROUPS}, point.typed()
     _check_imported(config.imported)
     _check_lexicon(config)

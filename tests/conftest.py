@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 # Tests run beside each other and beside Snakemake's jobs: more threads than cores only make them wait for each other.
@@ -24,6 +25,23 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     if not item.get_closest_marker("xdist_group"):
         of_workflow = item.path.parent.name in ("dag", "faults")
         item.add_marker(pytest.mark.xdist_group("workflow" if of_workflow else item.path.stem))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With EARSHOT_NO_SKIP, which .ci/run sets where it can, what takes root, Debian's packages or the demo is to be there: to lack it is a failure."""
+    report = yield
+    if report.skipped and os.environ.get("EARSHOT_NO_SKIP") and item.path.parent.name in ("cluster", "services", "pages"):
+        report.outcome, report.longrepr = "failed", f"EARSHOT_NO_SKIP is set, but: {report.longrepr[2]}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many inputs tests/hostile has tried: here, since of several processes the one that prints reads no other conftest.py."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports if getattr(report, "when", None) == "teardown"]
+    tried = sum(value for report in reports for key, value in report.user_properties if key == "hostile inputs")
+    if tried:
+        terminalreporter.write_line(f"hostile inputs tried: {tried}")
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
+import socket
 import sqlite3
 
 import mlflow
@@ -202,3 +205,21 @@ def test_a_wrong_choice_stops_before_any_job(tmp_path):
     assert done.returncode != 0
     assert "conformer_xxl" in done.stdout and "conformer_xs" in done.stdout, "what there is to choose from"
     assert not (tmp_path / "results").exists()
+
+
+def test_a_dead_server_fails_the_track_step_alone(whole, tmp_path):
+    here = shutil.copytree(whole, tmp_path / "here", symlinks=True)
+    report = here / "results" / "report"
+    report.joinpath("variants.txt").unlink()  # so that the report is to be made again too
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and nothing listens there
+        dead = f"tracking.uri=http://127.0.0.1:{closed.getsockname()[1]} tracking.timeout_s=2"
+        assert jobs(snakemake(here, "--dry-run", overrides=dead)) == {"metrics", "variants_list", "report", "track", "verdict"}
+        done = snakemake(here, check=False, overrides=dead)
+    assert done.returncode != 0
+    assert re.findall(r"Error in rule (\w+)", done.stdout) == ["track"] * 3, done.stdout  # as its `retries` say
+    assert "nothing is lost" in done.stdout
+    assert (report / "report.html").is_file() and not (report / "tracked.json").exists()
+    assert jobs(snakemake(here, "--dry-run", overrides=dead)) == {"track", "verdict"}
+    snakemake(here)  # into SQLite
+    assert "Nothing to be done" in snakemake(here, "--dry-run").stdout

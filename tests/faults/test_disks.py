@@ -73,15 +73,34 @@ def test_libraries_that_do_not_say_why_they_cannot_write(tmp_path):
         assert not list(disk.iterdir()), "nothing is left of them"
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "features", "train"])
-def test_results_that_may_not_be_written_are_named(noises, tmp_path, stage):
-    words = {
-        "tokenizer": lambda out: [f"corpus_dir={noises / 'corpus'}", f"out={out}", "tokenizer.vocab_size=18"],
-        "features": lambda out: features_of(noises, out),
-        "train": lambda out: training_of(noises, out),
+def words_of(stage: str, out: Path, noises: Path) -> list[str]:
+    return {
+        "tokenizer": lambda: [f"corpus_dir={noises / 'corpus'}", f"out={out}", "tokenizer.vocab_size=18"],
+        "features": lambda: features_of(noises, out),
+        "train": lambda: training_of(noises, out),
+    }[stage]()
+
+
+def words_in_workflow(stage: str, out: Path, whole: Path) -> list[str]:
+    """Of steps that need what others made."""
+    results = whole / "results"
+    (model,), (corpus,), (program,) = (results.glob(pattern) for pattern in ("train/*", "corpus/*", "programs/*/*/host"))
+    return {
+        "quantize": [f"model_dir={model}", f"corpus_dir={corpus}", f"out={out}", "quant=dynamic_int8", "family=host", "window=4s"],
+        "lower": [f"program_dir={program}", f"out={out}", "target=host"],
+        "evaluate": ["kind=float", f"subject={model}", f"corpus_dir={corpus}", f"out={out / 'evaluation.json'}", "window=4s"],
+        "report": [f"variants=[{results / 'report' / 'variants.txt'}]", f"out={out}"],
     }[stage]
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "features", "train", "quantize", "lower", "evaluate", "report"])
+def test_results_that_may_not_be_written_are_named(request, tmp_path, monkeypatch, stage):
+    words, made = (words_of, "noises") if stage in ("tokenizer", "features", "train") else (words_in_workflow, "whole")
+    folder = request.getfixturevalue(made)
     with disks.small(tmp_path / "disk", "1m") as disk:
         (disk / stage).mkdir()
         disks.remount(disk, "ro")
-        message = fails(stage, *words(disk / stage))
+        if made == "whole":
+            monkeypatch.chdir(folder)  # which the paths of its variants begin at
+        message = fails(stage, *words(stage, disk / stage, folder))
         assert str(disk / stage) in message and "Read-only file system" in message and "let this user write there" in message

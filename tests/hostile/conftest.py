@@ -17,10 +17,3 @@ def count(request: pytest.FixtureRequest) -> None:
     before = TRIED[0]
     yield
     request.node.user_properties.append(("hostile inputs", TRIED[0] - before))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [report for reports in terminalreporter.stats.values() for report in reports if getattr(report, "when", None) == "teardown"]
-    tried = sum(value for report in reports for key, value in report.user_properties if key == "hostile inputs")
-    if tried:
-        terminalreporter.write_line(f"hostile inputs tried: {tried}")

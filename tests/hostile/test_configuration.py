@@ -70,6 +70,12 @@ def test_words_compose_or_are_refused_in_one_line(words):
         one_line(error)
 
 
+@pytest.mark.parametrize("group", ["model", "budget", "tracking"])
+def test_a_group_of_which_nothing_is_chosen_is_told(group):
+    with pytest.raises(ConfigError, match=f"{group}: nothing is chosen; choose one of conf/{group}/"):
+        variants({"overrides": [f"{group}=[]"]})
+
+
 @tries(6)
 @given(text=st.text() | st.lists(WORDS, max_size=2).map(" ".join), key=st.sampled_from(["overrides", "sweep"]))
 def test_a_text_that_is_no_words_is_refused_in_one_line(text, key):

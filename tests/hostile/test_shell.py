@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -10,15 +11,19 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+import pytest
 import soundfile
 from omegaconf import OmegaConf
 
 from earshot.config import CONF_DIR
 from earshot.corpus.manifest import load_cuts
+from earshot.errors import ConfigError
 from earshot.hydra_words import hydra_value
+from earshot.pipeline import variants
 
 ROOT = Path(__file__).parents[2]
 NAME = "a b'c\"d;touch pwned;$(touch pwned)`touch pwned`&\n|>pwned {x},=é"
+FILE_NAME = NAME.replace("\n", "").replace("{x}", "{}")  # a file that a rule reads may have no wildcard in its name
 
 
 def test_nothing_in_a_name_is_executed(tmp_path):
@@ -50,6 +55,112 @@ def test_nothing_in_a_name_is_executed(tmp_path):
     (cut,) = load_cuts(manifest)
     assert cut.recording.sources[0].source == str(root / "one/1/7/1-7-one.flac")
     assert not list(tmp_path.rglob("pwned"))
+
+
+# In place of `python`: writes down how it was called, and leaves all files that Snakemake waits for.
+RECORDER = """#!{python}
+import json, os, sys
+with open({calls!r}, "a") as stream:
+    stream.write(json.dumps([*sys.argv[1:], os.environ["EXPERIMENT_NAME"]]) + "\\n")
+for path in open({outputs!r}).read().splitlines():
+    os.makedirs(os.path.dirname(path) if "." in os.path.basename(path) else path, exist_ok=True)
+    if not os.path.exists(path):
+        open(path, "x").close()
+"""
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A function: the arguments of what a workflow calls, by stage; its commands are those of the rules."""
+    # Snakemake's rules call the `python` beside the interpreter that Snakemake runs in: here another than that.
+    bin_dir, calls, outputs = tmp_path / "environment" / "bin", tmp_path / "calls", tmp_path / "outputs"
+    bin_dir.mkdir(parents=True)
+    (bin_dir.parent / "pyvenv.cfg").write_text((Path(sys.prefix) / "pyvenv.cfg").read_text())
+    (bin_dir.parent / "lib").symlink_to(Path(sys.prefix) / "lib")
+    (bin_dir / "snakes").symlink_to(Path(sys.executable).resolve())
+    (bin_dir / "python").write_text(RECORDER.format(python=sys.executable, calls=str(calls), outputs=str(outputs)))
+    (bin_dir / "python").chmod(0o755)
+
+    def record(words: list[str], sweep: list[str]) -> dict[str, list[list[str]]]:
+        here = tmp_path / NAME
+        here.mkdir()
+        command = [
+            bin_dir / "snakes",
+            "-m",
+            "snakemake",
+            "--snakefile",
+            ROOT / "workflow" / "Snakefile",
+            "--directory",
+            here,
+            "--cores",
+            "1",
+        ]
+        config = ["--config", f"overrides={shlex.join(words)}", f"sweep={shlex.join(sweep)}"]
+        listed = subprocess.run([*command, "--summary", *config], capture_output=True, text=True, timeout=600)
+        assert listed.returncode == 0, listed.stderr
+        outputs.write_text("\n".join(line.split("\t")[0] for line in listed.stdout.splitlines()[1:]))
+        done = subprocess.run([*command, *config], capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        stages: dict[str, list[list[str]]] = {}
+        for _, stage, *given in map(json.loads, calls.read_text().splitlines()):
+            stages.setdefault(stage.removeprefix("earshot.stages."), []).append(given)
+        return stages
+
+    return record
+
+
+def holds(calls: list[list[str]], key: str, value: str) -> bool:
+    return any(word in (f"{key}={value}", f"{key}={hydra_value(value)}") for given in calls for word in given)
+
+
+def test_names_in_all_rules_reach_their_stages_as_they_are(recorded, tmp_path):
+    root = tmp_path / FILE_NAME
+    root.mkdir()
+    files = {name: str(root / name) for name in ("model", "noise", "rooms", "a.arpa", "words.txt", "a.pt2")}
+    (root / "model").mkdir()
+    for name in ("model/model.safetensors", "a.arpa", "words.txt", "a.pt2"):
+        (root / name).touch()
+    words = [
+        f"{key}={hydra_value(value)}"
+        for key, value in (
+            ("experiment_name", root.name),
+            ("train.checkpoint", files["model"]),
+            ("train.noise", files["noise"]),
+            ("train.rooms", files["rooms"]),
+            ("decode.lm", files["a.arpa"]),
+            ("quant.from_program", files["a.pt2"]),
+        )
+    ]
+    sweep = ["quant=int8_pc", f"decode.lexicon=null,{hydra_value(files['words.txt'])}", "target=host,u85_256"]
+    stages = recorded(["evaluation.seed=0", "decode=lm", *words, "evaluation.jobs=1"], sweep)
+    for key, name in (("train.checkpoint", "model"), ("train.noise", "noise"), ("train.rooms", "rooms")):
+        assert holds(stages["train"], key, files[name])
+    assert holds(stages["lexicon"], "lm", files["a.arpa"])
+    assert holds(stages["evaluate"], "decode.lm", files["a.arpa"]) and holds(stages["evaluate"], "decode.lexicon", files["words.txt"])
+    assert holds(stages["quantize"], "quant.from_program", files["a.pt2"])
+    assert holds(stages["report"], "title", root.name) and holds(stages["track"], "experiment_name", root.name)
+    assert holds(stages["train"], "experiment_name", root.name)
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_names_of_an_import_reach_it_as_they_are(recorded, tmp_path):
+    root = tmp_path / FILE_NAME
+    root.mkdir()
+    files = {"checkpoint": "a.pt", "tokenizer": "a.model", "statistics": "a.json", "check": "a.npz"}
+    words = []
+    for key, name in files.items():
+        (root / name).touch()
+        words.append(f"imported.{key}={hydra_value(str(root / name))}")
+    (given,) = recorded(["evaluation.seed=0", *words, "imported.blank=0"], ["quant=int8_pc", "target=host"])["import_checkpoint"]
+    for key, name in files.items():
+        assert holds([given], f"imported.{key}", str(root / name))
+    assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.mark.parametrize("key", ["imported.check", "train.checkpoint", "decode.lexicon", "quant.from_program"])
+def test_a_wildcard_in_the_name_of_a_file_is_told(key):
+    with pytest.raises(ConfigError, match=r"a\{x\}/b.*Snakemake takes \{x\} for a wildcard; give the file under another name"):
+        variants({"overrides": ["imported.tokenizer=t", "imported.checkpoint=c", f"{key}='a{{x}}/b'"]})
 
 
 def test_servers_listen_on_loopback():

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import sentencepiece
 import torch
+from harmful import Harmful
 from public_conformer import PublicConformer, as_trained
 from stage_command import fails, run
 from tiny_recognizer import noise, write_corpus, write_model
@@ -136,16 +137,6 @@ def test_a_model_that_earshot_trained_comes_back(folder, tmp_path):
     said = fails("import_checkpoint", *words(folder, **given, out=tmp_path / "no"), "features=logmel80_arm")
     assert "model.safetensors: trained with another front end; give features.win_length=400 features.f_min_hz=20.0" in said
     assert not (tmp_path / "no").exists()
-
-
-class Harmful:
-    """An object whose pickle writes a file when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,15 @@ TRAINING_GROUPS = {"tokenizer", "model", "train"}
 SEARCH_GROUPS = {"sensitivity", "search"}
 # What the paths under results/ are made of: the wildcards of the rules.
 NAMES = ("corpus", "features", "tokenizer", "model", "scheme", "window", "family", "target", "decoding", "sensitivity", "search")
+
+# Files of a user's own that rules have as inputs, and what Snakemake takes for a wildcard in such a name.
+INPUT_FILES = {
+    "imported": ("checkpoint", "tokenizer", "statistics", "check"),
+    "train": ("checkpoint",),
+    "decode": ("lm", "lexicon"),
+    "quant": ("from_program",),
+}
+WILDCARD = re.compile(r"\{\s*\w+\s*(,[^}]*)?\}")
 
 
 @dataclass(frozen=True)
@@ -168,9 +178,12 @@ def _variants(first: Sequence[str], points: Sequence[Sequence[str]]) -> list[Var
 
 
 def _variant(point: assembling.Point, overrides: tuple[str, ...]) -> Variant:
+    if absent := [group for group in GROUPS if group not in point.choices]:
+        raise ConfigError(f"{absent[0]}: nothing is chosen; choose one of conf/{absent[0]}/, or leave the word out")
     choices, config = {group: point.choices[group] for group in GROUPS}, point.typed()
     _check_imported(config.imported)
     _check_lexicon(config)
+    _check_file_names(config)
     if config.target.family not in config.quant.families:
         possible = ", ".join(composing.targets_of(config.quant.families))
         raise ConfigError(f"quant={choices['quant']} cannot be lowered to target={choices['target']}; targets that can take it: {possible}")
@@ -253,6 +266,18 @@ def _check_lexicon(config: Pipeline) -> None:
     """
     if config.decode.method == "lm" and not config.decode.lexicon and config.imported.checkpoint is not None:
         raise ConfigError("decode.lexicon: of an imported model none is made; give one in the model's pieces, decode.lexicon=FILE")
+
+
+def _check_file_names(config: Pipeline) -> None:
+    """
+    Raises:
+        ConfigError: Snakemake would read a part of a file's name as a wildcard; it knows no way to write that otherwise.
+    """
+    for group, keys in INPUT_FILES.items():
+        for key in keys:
+            path = getattr(getattr(config, group), key)
+            if path and (wildcard := WILDCARD.search(path)):
+                raise ConfigError(f"{group}.{key}={path}: Snakemake takes {wildcard[0]} for a wildcard; give the file under another name")
 
 
 def _difference(chosen: Mapping[str, Any], actual: Mapping[str, Any]) -> dict[str, Any]:

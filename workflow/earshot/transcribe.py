@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,15 @@ import torchaudio
 
 from earshot import recognizers, utterance_lines, windows
 from earshot.config import SAMPLE_RATE_HZ, TranscribeStage, Window
+from earshot.corpus.audio import LONGEST_S
 from earshot.decoders import Decoder
 from earshot.errors import ArtifactError, ConfigError, DataError, EarshotError
 from earshot.model import checkpoint
 from earshot.recognizers import Form
 
 PROGRAMS = ("model.pte", "quantized.pt2", "model.safetensors")
+MOST_SAMPLES = LONGEST_S * 48_000 * 2  # an hour in stereo, six of 16 kHz: memory is taken as a header says, before anything is decoded
+LARGEST_FILTER = 20_000_000  # 80 MB; 441 to 160 for 44.1 kHz, at most 4451 to 3200 for a rate that devices have had
 REMEDY = "give a model.pte, quantized.pt2 or model.safetensors that the workflow made"
 
 
@@ -111,7 +115,7 @@ def read_any(source: str | BinaryIO, name: str | None = None) -> np.ndarray:
         name: of the file in messages; its path where not given.
 
     Raises:
-        DataError: absent, empty or no audio.
+        DataError: absent, empty, no audio, or more than memory should be taken for.
     """
     path = name or str(source)
     file = Path(source).expanduser() if isinstance(source, str) else source
@@ -119,9 +123,14 @@ def read_any(source: str | BinaryIO, name: str | None = None) -> np.ndarray:
         raise DataError(f"{path}: no such file; check the path")
     try:
         with soundfile.SoundFile(file) as stream:
+            if stream.frames * stream.channels > MOST_SAMPLES:
+                said = f"its header says {stream.frames} samples of {stream.channels} channels, or leaves the number open"
+                raise DataError(f"{path}: {said}, at most {MOST_SAMPLES} in all are read; cut it, or encode it again")
             samples, rate, promised = stream.read(dtype="float32", always_2d=True), stream.samplerate, stream.frames
-    except (soundfile.LibsndfileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError) as error:
         raise DataError(f"{path}: cannot be read as audio ({error}); convert it to WAV or FLAC") from error
+    if _filter_size(rate) > LARGEST_FILTER:
+        raise DataError(f"{path}: a sample rate of {rate} Hz cannot be converted here; convert it to {SAMPLE_RATE_HZ} Hz")
     if not len(samples):
         raise DataError(f"{path}: holds no samples; record it again")
     if len(samples) < promised:
@@ -136,6 +145,12 @@ def read_any(source: str | BinaryIO, name: str | None = None) -> np.ndarray:
         note(f"{path}: {rate} Hz, resampled to {SAMPLE_RATE_HZ} Hz")
         audio = torchaudio.functional.resample(audio, rate, SAMPLE_RATE_HZ)
     return audio.numpy()
+
+
+def _filter_size(rate: int) -> int:
+    """Coefficients of the filter that resamples from a rate; rates that have little in common with ours would take gigabytes."""
+    common = math.gcd(rate, SAMPLE_RATE_HZ)
+    return (rate // common) * (SAMPLE_RATE_HZ // common)
 
 
 def note(message: str) -> None:

@@ -25,10 +25,10 @@ experiment_name = f"experiment_name={hydra_value(VARIANTS[0].config['experiment_
 # In the rules, `python` is the interpreter that runs Snakemake: it has the package, a shell's own need not. A param would do as well, but then a
 # virtual environment that moved would train all models again. Thirty processes import the same libraries: they may keep what Python compiles, which
 # in a new environment takes longer than the imports themselves, also where containers forbid it to keep their images small. The name of the experiment
-# is no param of a training: a model is not trained anew because another experiment uses it.
+# and where MLflow is are no params of a training: a model is not trained anew because another experiment uses it, or another server shows it.
 prefix = (
     f"set -euo pipefail; unset PYTHONDONTWRITEBYTECODE; export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
-    f"export EXPERIMENT_NAME={quote(experiment_name)}; "
+    f"export EXPERIMENT_NAME={quote(experiment_name)}; TRACKING=({VARIANTS[0].arguments(['tracking'])}); "
 )
 shell.prefix(prefix.replace("{", "{{").replace("}", "}}"))  # which it formats, as a rule's command
 

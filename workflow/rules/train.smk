@@ -26,14 +26,14 @@ rule train:
     resources:
         **needs("train"),
     params:
-        arguments=arguments("model", "train", "tracking"),
+        arguments=arguments("model", "train"),
         settings=settings("model", "train"),
         source=source_digest("train"),
         features_dir=subpath(input.front_end, parent=True),
         tokenizer_dir=subpath(input.tokenizer, parent=True),
         out=subpath(output.weights, parent=True),
     shell:
-        'python -m earshot.stages.train {params.arguments} "$EXPERIMENT_NAME" features_dir={params.features_dir:q}'
+        'python -m earshot.stages.train {params.arguments} "${{TRACKING[@]}}" "$EXPERIMENT_NAME" features_dir={params.features_dir:q}'
         " tokenizer_dir={params.tokenizer_dir:q} out={params.out:q} 2>&1 | tee {log:q}"
 
 

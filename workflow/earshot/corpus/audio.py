@@ -37,13 +37,14 @@ def read_audio(path: str | Path, dtype: str = "float32") -> np.ndarray:
                 )
             samples, promised = file.read(dtype=dtype), file.frames
     except (soundfile.SoundFileError, OSError) as error:
-        raise DataError(f"{path}: {_why(Path(path), error)}") from None
+        raise DataError(f"{path}: {undecodable(Path(path), error)}") from None
     if len(samples) != promised:
         raise DataError(f"{path}: truncated, {len(samples)} of {promised} samples can be decoded; copy or download it again")
     return samples
 
 
-def _why(path: Path, error: Exception) -> str:
+def undecodable(path: Path, error: Exception) -> str:
+    """Why a file could not be read, and what to do."""
     if not path.is_file():
         return "no such file; check the path"
     if path.stat().st_size == 0:

@@ -12,6 +12,7 @@ import torch
 import torch.ao.quantization.fx._decomposed  # the operators of quantized programs
 from torch import nn
 from torch.export import ExportedProgram
+from torch.export.pt2_archive._package import load_pt2
 from torch.fx.traceback import NodeSource
 
 from earshot import left_context
@@ -19,6 +20,7 @@ from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
 from earshot.files import atomic, damage, read_json, sha256
 from earshot.model.subsampling import OutputGrid
+from earshot.quantize import harmless
 from earshot.quantize.tracing import brief_archives, lean_tracing, quiet
 from earshot.tokenizer import read_pieces
 
@@ -137,10 +139,10 @@ def _results(exported: ExportedProgram, inputs: Sequence[torch.Tensor]) -> tuple
 
 
 def read(path: str | Path) -> ExportedProgram:
-    """Read a torch.export archive.
+    """Read a torch.export archive; no code that is in it is run.
 
     Raises:
-        ArtifactError: absent, damaged or something else.
+        ArtifactError: absent, damaged, something else, or it could run code.
     """
     path, remedy = Path(path), "delete it and run the step that makes it again"
     if not path.is_file():
@@ -149,7 +151,10 @@ def read(path: str | Path) -> ExportedProgram:
         raise ArtifactError(f"{path}: damaged or no torch.export program ({reason}); {remedy}")
     try:
         with quiet(), brief_archives():
-            return torch.export.load(path)
+            harmless.check(path)
+            return load_pt2(path).exported_programs["model"]  # as torch.export.load, which would also take forms that may run code
+    except ArtifactError:
+        raise
     except Exception as error:  # whatever the archive and tensor readers find wrong with the bytes
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ArtifactError(f"{path}: damaged or no torch.export program ({reason}); {remedy}") from error
@@ -162,9 +167,9 @@ def read_made(program_dir: Path, report: dict[str, Any], n_mels: int, outputs: i
         ArtifactError: absent, damaged, or not the one that the report is of.
     """
     path = program_dir / PROGRAM
-    exported = read(path)
-    if sha256(path) != report["program_sha256"]:
+    if path.is_file() and sha256(path) != report["program_sha256"]:  # before anything of it is loaded
         raise ArtifactError(f"{path}: damaged, or not the one that {REPORT} is of; delete it and run the quantize step again")
+    exported = read(path)
     cache = (1, *report["cache"]["shape"]) if report.get("cache") else None
     grid = OutputGrid(report["subsampling_stages"])
     check_fits(exported, path, report["window_frames"], n_mels, grid, outputs, report["quantize"], cache)

@@ -18,8 +18,8 @@ from lhotse import CutSet
 from lhotse.cut import MonoCut
 
 from earshot.config import SAMPLE_RATE_HZ, Train
-from earshot.corpus.audio import read_audio
-from earshot.errors import ConfigError
+from earshot.corpus.audio import read_audio, undecodable
+from earshot.errors import ConfigError, DataError
 
 QUIETEST = 1e-10  # power below which a signal counts as silence
 
@@ -66,13 +66,21 @@ class Perturbation:
 
 
 def excerpt(path: Path, samples: int, place: float) -> np.ndarray:
-    """So many samples of a recording from anywhere in it (`place`, 0 to 1), again and again where it is shorter."""
-    with soundfile.SoundFile(path) as file:
-        if (file.samplerate, file.channels) != (SAMPLE_RATE_HZ, 1):
-            reason = f"{file.samplerate} Hz, {file.channels} channels; convert it to {SAMPLE_RATE_HZ} Hz mono"
-            raise ConfigError(f"{path}: {reason}")
-        file.seek(int(place * max(0, file.frames - samples)))
-        return np.resize(file.read(samples, dtype="float32"), samples)
+    """So many samples of a recording from anywhere in it (`place`, 0 to 1), again and again where it is shorter.
+
+    Raises:
+        ConfigError: not 16 kHz mono.
+        DataError: it cannot be decoded.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            if (file.samplerate, file.channels) != (SAMPLE_RATE_HZ, 1):
+                reason = f"{file.samplerate} Hz, {file.channels} channels; convert it to {SAMPLE_RATE_HZ} Hz mono"
+                raise ConfigError(f"{path}: {reason}")
+            file.seek(int(place * max(0, file.frames - samples)))
+            return np.resize(file.read(samples, dtype="float32"), samples)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise DataError(f"{path}: {undecodable(path, error)}") from None
 
 
 def with_noise(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:

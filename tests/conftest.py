@@ -29,7 +29,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With EARSHOT_NO_SKIP, which .ci/run sets where it can, what takes root, Debian's packages or the demo is to be there: to lack it is a failure."""
+    """With EARSHOT_NO_SKIP (.ci/run sets it where it can), to lack root, Debian's packages or the demo is a failure."""
     report = yield
     if report.skipped and os.environ.get("EARSHOT_NO_SKIP") and item.path.parent.name in ("cluster", "services", "pages"):
         report.outcome, report.longrepr = "failed", f"EARSHOT_NO_SKIP is set, but: {report.longrepr[2]}"

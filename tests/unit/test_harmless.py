@@ -74,6 +74,11 @@ def operator_on_files(parts: Parts, written: Path) -> None:
     changed(parts, GRAPH, lambda graph: graph["graph_module"]["graph"]["nodes"][0].update(call))
 
 
+def operator_behind_a_space(parts: Parts, written: Path) -> None:
+    operator_on_files(parts, written)
+    parts[GRAPH] = parts[GRAPH].replace(b'"target": "torch.ops.aten.from', b'"target" : "torch.ops.aten.from')
+
+
 ATTACKS = [
     (weight_as_pickle, "says that 'weight' is a pickle"),
     (sample_inputs, "holds other things than tensors"),
@@ -83,6 +88,7 @@ ATTACKS = [
     (symbolic_size_in_other_letters, "u005fstr"),
     (name_of_a_weight, "open("),
     (operator_on_files, "aten.from_file"),
+    (operator_behind_a_space, "aten.from_file"),
 ]
 
 

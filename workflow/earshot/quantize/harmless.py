@@ -27,7 +27,7 @@ ALLOWED = re.compile("|".join([*map(re.escape, (GRAPH, SAMPLES, *CONFIGS)), TENS
 _TEXT = rb'"(?:stack_trace|nn_module_stack|torch_fn|from_node|source_fn_stack|custom|as_string|torch_version)": "(?:[^"\\]|\\.)*+"'
 _TREE = rb'"(?:in|out)_spec": "(?:\\"(?:type|context|children_spec|builtins\.(?:tuple|list|dict)|null|\[\])\\"|null|[\d\s\[\]{}:,])*+"'
 _OPERATOR = rb'"target": "torch\.ops\.(?:aten|quantized_decomposed)\.(?!__|from_file)\w++\.(?!__)\w++"'
-_NAME = rb'"(?!(?:target|as_operator|expr_str)":)[\w.]*+"'
+_NAME = rb'"(?!(?:target|as_operator|expr_str)"\s*:)[\w.]*+"'
 _HARMLESS = re.compile(rb'(?:[^"]++|%b)*+' % b"|".join([_TEXT, _TREE, _OPERATOR, _NAME]))
 
 

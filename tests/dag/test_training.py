@@ -38,8 +38,10 @@ def words(finished, tmp_path) -> list[str]:
 def start(words, finished):
     """Starts the command, or what stands in `launcher` before it: for what needs processes of its own."""
 
-    def start(*overrides: str, launcher: tuple[str, ...] = (sys.executable,), **environment: str) -> subprocess.Popen:
-        command = [*launcher, "-m", "earshot.stages.train", *words, *overrides]
+    def start(
+        *overrides: str, launcher: tuple[str, ...] = (sys.executable,), module: str = "earshot.stages.train", **environment: str
+    ) -> subprocess.Popen:
+        command = [*launcher, "-m", module, *words, *overrides]
         # Where the tests run in the background of a shell, Ctrl-C is ignored, and what they start would inherit that.
         heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -86,13 +88,17 @@ def test_state_of_another_training_is_put_aside(train, tmp_path, capsys):
 
 def test_two_processes_train_one_model(start, tmp_path):
     """In a job of one task under Slurm, as Snakemake starts one."""
-    slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "snakemake"}
-    done = start("train.epochs=1", "train.devices=2", "train.accelerator=cpu", **slurm)
+    environment = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "snakemake", "WEIGHTS": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
+    settings = ["train.epochs=2", "train.batch_s=6", "train.devices=2", "train.accelerator=cpu"]
+    done = start(*settings, module="each_process", **environment)
     output, _ = done.communicate(timeout=600)
     assert done.returncode == 0, output
     assert (tmp_path / "model" / "model.safetensors").exists()
-    assert output.count("epoch 1/1") == 1
+    assert output.count("epoch 2/2") == 1
     assert read_json(tmp_path / "model" / "metrics.json")["throughput"]["processes"] == 2
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    trained = [name for name, tensor in one.items() if tensor.is_floating_point() and "running" not in name]
+    assert all(torch.equal(one[name], other[name]) for name in trained)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +16,11 @@ from small_training import UTTERANCES, same_curves, same_weights
 from earshot import curves
 from earshot.config import Train
 from earshot.corpus.manifest import load_cuts
-from earshot.data import Utterances
+from earshot.data import Batch, Utterances
 from earshot.errors import ConfigError
 from earshot.files import read_json
 from earshot.model import checkpoint
-from earshot.train import fitting
+from earshot.train import CtcTraining, fitting
 from earshot.train.callbacks import KeptEpochs
 from earshot.train.checkpoints import TwoGenerations
 
@@ -127,11 +128,58 @@ def test_a_checkpoint_and_the_metrics_say_where_they_come_from(train, plain):
     assert throughput["audio_s"] == pytest.approx(2 * total) and throughput["audio_s_per_s"] > 0
 
 
-def test_fp16_scales_its_loss(train, tmp_path):
-    train(tmp_path / "model", "train.precision=fp16", "train.epochs=1")
-    content = torch.load(tmp_path / "model" / "state" / "last.ckpt", weights_only=True)
-    assert content["MixedPrecision"]["scale"] > 1
-    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.read_weights(tmp_path / "model" / "model.safetensors")[0].values())
+@pytest.mark.parametrize(
+    ("schedule", "rates"), [("constant", [1, 1, 1, 1]), ("linear", [1, 2 / 3, 1 / 3, 0]), ("cosine", [1, 0.75, 0.25, 0])]
+)
+def test_the_rate_follows_its_schedule(train, tmp_path, schedule, rates):
+    train(
+        tmp_path / "model",
+        f"train.schedule={schedule}",
+        "train.epochs=4",
+        "train.warmup_epochs=1",
+        "train.optimizer=adamw",
+        "train.lr=1e-3",
+    )
+    found = [float(row["lr"]) for row in curves.read(tmp_path / "model" / "curves.csv")]
+    assert found == pytest.approx([1e-3 * rate for rate in rates], abs=1e-6)
+
+
+def test_a_training_that_no_longer_gets_better_ends(train, tmp_path):
+    # The weights that are looked at stay those of the first step: no epoch is better than the first.
+    train(tmp_path / "model", "train.epochs=20", "train.patience_epochs=2", "train.ema_decay=0.999999999", "train.lr=1e-30")
+    assert [int(row["epoch"]) for row in curves.read(tmp_path / "model" / "curves.csv")] == [0, 1, 2]
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+@pytest.fixture
+def steep(monkeypatch):
+    """The loss of the batch with this utterance has a gradient that is no number."""
+    losses = CtcTraining.losses
+
+    def steep(task: CtcTraining, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        learned, loss = losses(task, batch)
+        return (learned + (0 * learned).abs().sqrt() if "train-7" in batch.ids else learned), loss
+
+    monkeypatch.setattr(CtcTraining, "losses", steep)
+
+
+def test_a_gradient_that_is_no_number_names_its_utterances(train, tmp_path, steep):
+    message = train.fails(tmp_path / "model")
+    assert "the gradient is no finite number any more in epoch 1" in message and "train-7" in message
+    assert len([word for word in message.split() if word.startswith("train-")]) < UTTERANCES
+
+
+def trained_in_fp16(train, out: Path) -> float:
+    """By how much the loss is scaled in the end."""
+    train(out, "train.precision=fp16", "train.epochs=3")
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.read_weights(out / "model.safetensors")[0].values())
+    return torch.load(out / "state" / "last.ckpt", weights_only=True)["MixedPrecision"]["scale"]
+
+
+def test_fp16_scales_its_loss_and_leaves_out_a_step_too_far(train, tmp_path, request):
+    scale = trained_in_fp16(train, tmp_path / "model")
+    request.getfixturevalue("steep")
+    assert 1 <= trained_in_fp16(train, tmp_path / "steep") < scale
 
 
 def test_the_processes_are_those_that_were_started(monkeypatch):

@@ -32,11 +32,11 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 @pytest.fixture(scope="session")
 def finished(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a workflow that has run to its end on Slurm, its training in two processes of a job that has two GPUs."""
+    """Where the demo's variants, of a tiny model, have run to their end on Slurm; a job that has two GPUs trained it in two processes."""
     directory, profile = tmp_path_factory.mktemp("workflow"), tmp_path_factory.mktemp("profile")
     content = yaml.safe_load((PROFILE / "config.yaml").read_text())  # copied and edited, as docs/cluster.md has it
     content["set-resources"]["train"]["gpu"] = 2
     (profile / "config.yaml").write_text(yaml.safe_dump(content))
-    output, status = slurm.run(directory, profile=profile, overrides="train.devices=2 train.accelerator=cpu")
+    output, status = slurm.run(directory, profile=profile, sweep="", overrides="train.devices=2 train.accelerator=cpu")
     assert status == 0, output
     return directory

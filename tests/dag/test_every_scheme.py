@@ -19,7 +19,7 @@ SWEEPS = {
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("schemes")  # beside the tests that share the tiny workflow: it takes as long as all of them
+@pytest.mark.xdist_group("second_workflow")  # in another process than most that need a tiny workflow: it takes as long as many of them
 @pytest.mark.timeout(1800)
 def test_each_scheme_gives_a_program_with_its_figures(finished):
     rows = []

@@ -21,7 +21,7 @@ MOMENTS = [
 ]
 SHORTEST_S = 0.5  # of those that have no benchmark file
 OTHER_HASHES = {"PYTHONHASHSEED": "2"}  # than those of the run that it is compared with
-TRIES = 3  # for a moment: a machine that is less busy than when a step was timed may be done with it before
+TRIES = 6  # for a moment: a machine that is less busy than when a step was timed may be done with it before, and then it has a new time
 
 
 def seconds_of(rule: str, *directories: Path) -> float:
@@ -33,7 +33,7 @@ def seconds_of(rule: str, *directories: Path) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_killed_at_twenty_moments_it_ends_the_same(whole, tmp_path):
-    chance, killed, options = random.Random(6), 0, []
+    chance, options = random.Random(6), []
     for rule in MOMENTS:
         for _ in range(TRIES):
             moment_s = chance.random() * seconds_of(rule, whole, tmp_path)
@@ -42,13 +42,12 @@ def test_killed_at_twenty_moments_it_ends_the_same(whole, tmp_path):
             print(f"{time.strftime('%H:%M:%S')} {rule}: {'killed' if hit else 'over before'} {moment_s:.1f} s", flush=True)
             if hit:
                 break
-        killed += hit
-        if hit and not options:
+        assert hit, f"{rule}: over before its moment, {TRIES} times"
+        if not options:
             told = snakemake(tmp_path, check=False).stdout
             assert "cannot be locked" in told and "--unlock" in told, told
             snakemake(tmp_path, "--unlock")
             options = ["--nolock"]  # the same, in half of the time
-    assert killed >= len(MOMENTS) // 2
     snakemake(tmp_path)
     assert figures(tmp_path) == figures(whole)
     found, wanted = digests(tmp_path), digests(whole)
@@ -72,6 +71,7 @@ def found_in(directory: Path, name: str) -> list[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("second_workflow")  # so that two processes have as much to do
 @pytest.mark.timeout(7200)
 def test_a_killed_search_ends_with_the_same_winner(whole, tmp_path):
     """Killed while it finds out what each part costs, and while the mixture is compiled that it proposed."""

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -57,7 +58,8 @@ def test_nothing_in_a_name_is_executed(tmp_path):
     assert not list(tmp_path.rglob("pwned"))
 
 
-# In place of `python`: writes down how it was called, and leaves all files that Snakemake waits for.
+# In place of `python`: writes down how it was called, and leaves all files that Snakemake waits for. Rules read some of these, the rounds
+# of a search: nothing is proposed.
 RECORDER = """#!{python}
 import json, os, sys
 with open({calls!r}, "a") as stream:
@@ -65,7 +67,8 @@ with open({calls!r}, "a") as stream:
 for path in open({outputs!r}).read().splitlines():
     os.makedirs(os.path.dirname(path) if "." in os.path.basename(path) else path, exist_ok=True)
     if not os.path.exists(path):
-        open(path, "x").close()
+        with open(path, "x") as stream:
+            stream.write('{{"schema_version": 1, "proposals": []}}')
 """
 
 
@@ -81,7 +84,10 @@ def recorded(tmp_path):
     (bin_dir / "python").write_text(RECORDER.format(python=sys.executable, calls=str(calls), outputs=str(outputs)))
     (bin_dir / "python").chmod(0o755)
 
-    def record(words: list[str], sweep: list[str]) -> dict[str, list[list[str]]]:
+    def record(
+        words: list[str], sweep: list[str], targets: Sequence[str] = (), later: Sequence[str] = (), **choices: str
+    ) -> dict[str, list[list[str]]]:
+        """`later`: files of jobs that Snakemake does not know of before others have ended."""
         here = tmp_path / NAME
         here.mkdir()
         command = [
@@ -94,11 +100,17 @@ def recorded(tmp_path):
             here,
             "--cores",
             "1",
+            *targets,
         ]
-        config = ["--config", f"overrides={shlex.join(words)}", f"sweep={shlex.join(sweep)}"]
+        config = [
+            "--config",
+            f"overrides={shlex.join(words)}",
+            f"sweep={shlex.join(sweep)}",
+            *(f"{key}={value}" for key, value in choices.items()),
+        ]
         listed = subprocess.run([*command, "--summary", *config], capture_output=True, text=True, timeout=600)
         assert listed.returncode == 0, listed.stderr
-        outputs.write_text("\n".join(line.split("\t")[0] for line in listed.stdout.splitlines()[1:]))
+        outputs.write_text("\n".join([*(line.split("\t")[0] for line in listed.stdout.splitlines()[1:]), *later]))
         done = subprocess.run([*command, *config], capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         stages: dict[str, list[list[str]]] = {}
@@ -155,6 +167,27 @@ def test_names_of_an_import_reach_it_as_they_are(recorded, tmp_path):
     for key, name in files.items():
         assert holds([given], f"imported.{key}", str(root / name))
     assert not list(tmp_path.rglob("pwned"))
+
+
+def test_names_of_a_search_and_an_export_reach_them_as_they_are(recorded, tmp_path):
+    mirror, lexicon = f"http://127.0.0.1:9/{FILE_NAME}", tmp_path / FILE_NAME
+    lexicon.touch()
+    files = [f"decode.mirror={hydra_value(mirror)}", f"decode.lexicon={hydra_value(str(lexicon))}"]
+    words = ["decode=lm", "decode.lm=librispeech_3gram", *files, "search.rounds=1"]
+    sweep, choices = ["quant=int8_pc", "target=u85_256"], {"search": "greedy", "budget": "mcu_512k"}
+    (variant,) = variants({"overrides": words, "sweep": shlex.join(sweep), **choices})
+    files = [f"results/search/{variant.model}/{variant.search}/{variant.target}/{name}" for name in OF_SEARCH]
+    files += [f"results/sensitivity/{variant.model}/{variant.sensitivity}/{variant.family}/sensitivity.json"]
+    files += [f"results/export/{variant.model}/{variant.window}/export.json"]
+    stages = recorded(words, sweep, files, files, **choices)
+    assert holds(stages["language_model"], "mirror", mirror)
+    for stage in ("sensitivity", "search"):
+        assert holds(stages[stage], "decode.lexicon", str(lexicon)), stage
+    assert len(stages["propose"]) == 2 and stages["search_result"] and stages["export_model"]
+    assert not list(tmp_path.rglob("pwned"))
+
+
+OF_SEARCH = ("candidates.json", "round_0.json", "round_1.json", "result.json", "trials.csv")
 
 
 @pytest.mark.parametrize("key", ["imported.check", "train.checkpoint", "decode.lexicon", "quant.from_program"])

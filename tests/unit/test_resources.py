@@ -46,6 +46,12 @@ def test_more_speech_asks_for_more(step):
     assert more.mem_mb > less.mem_mb and more.minutes > less.minutes
 
 
+@pytest.mark.parametrize("step", ["evaluate_float", "evaluate_program"])
+def test_each_process_that_recognizes_has_a_model_of_its_own(step):
+    one, four = (resources.request(step, config(overrides=f"evaluation.jobs={jobs}"), TEST_CLEAN, 1) for jobs in (1, 4))
+    assert four.mem_mb > 3 * one.mem_mb
+
+
 def test_a_corpus_that_is_not_there_yet_counts_by_its_settings():
     spoken, downloaded = (resources.request("corpus", values, [], 1) for values in (SMALL, config(corpus="librispeech_960")))
     assert downloaded.mem_mb > spoken.mem_mb and downloaded.minutes > spoken.minutes

@@ -272,11 +272,14 @@ def ladder(folder, program: str, out, *more: str) -> dict:
 
 
 def test_the_parity_ladder_of_an_npu_s_program(built, everywhere, tmp_path):
-    found = ladder(built, "int8_pc", tmp_path / "parity.json", *WINDOW, f"program_json={everywhere}")
+    whole_split = ("split=test", "parity.utterances=99")
+    found = ladder(built, "int8_pc", tmp_path / "parity.json", *WINDOW, *whole_split, f"program_json={everywhere}")
     rungs, depth = found["rungs"], found["depth"]
     assert list(rungs) == ["float", "exported", "quantized", "integer_graph"]
     assert rungs["exported"]["sqnr_db"] > 80 and found["weights"]["replaced"] == found["weights"]["stored"] > 0
     assert all(rungs[name]["wer"] == json.loads(everywhere.read_text())["accuracy"][name]["wer"] for name in ("quantized", "integer_graph"))
+    assert all(rungs[name]["wer_here"] == rungs[name]["wer"] for name in ("quantized", "integer_graph"))
+    assert rungs["exported"]["wer_here"] == rungs["float"]["wer_here"]
     assert rungs["quantized"]["step"] == {"from": "exported"} | {key: rungs["quantized"]["step"][key] for key in METRICS}
     assert 15 < rungs["integer_graph"]["sqnr_db"] < rungs["exported"]["sqnr_db"]
     tensors = list(csv.DictReader((tmp_path / "parity.csv").open()))

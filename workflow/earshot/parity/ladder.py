@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from earshot import evaluate, recognizers, windows
-from earshot.config import ParityStage
+from earshot import evaluate, metrics, recognizers, windows
+from earshot.config import Decode, ParityStage
 from earshot.corpus.manifest import read_audio
+from earshot.decode import decode
 from earshot.errors import ArtifactError, ConfigError
 from earshot.files import atomic, read_json, write_json
 from earshot.lower.tosa import IntegerGraph
@@ -115,7 +116,7 @@ def climb(cfg: ParityStage) -> tuple[dict[str, Any], list[depth.Tensor]]:
     split = evaluate.choose(Path(cfg.corpus_dir) / f"{cfg.split}.cuts.jsonl.gz")
     chosen = evaluate.sample(split, cfg.parity.utterances, cfg.parity.seed)
     features = [ladder.forms[0].front_end(read_audio(one.audio)) for one in tqdm(chosen, desc="features", unit="utt", disable=None)]
-    rungs = compare(ladder.forms, features)
+    rungs = compare(ladder.forms, features, [one.reference for one in chosen])
     for name, rate in word_error_rates(cfg).items():
         if name in rungs:
             rungs[name]["wer"] = rate
@@ -135,11 +136,16 @@ def climb(cfg: ParityStage) -> tuple[dict[str, Any], list[depth.Tensor]]:
     return content, tensors
 
 
-def compare(forms: Sequence[recognizers.Form], features: Sequence[torch.Tensor]) -> dict[str, dict[str, Any]]:
-    """The figures of each rung: `sqnr_db`, `cosine`, `argmax_agreement` against the first, and as `step` against the one before."""
+def compare(forms: Sequence[recognizers.Form], features: Sequence[torch.Tensor], references: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The figures of each rung: `sqnr_db`, `cosine`, `argmax_agreement` against the first, and as `step` against the one before; and
+    `wer_here`, the word error rate of its best path over these very utterances."""
     against_first, against_before = ({form.name: Comparison() for form in forms[1:]} for _ in range(2))
-    for one in tqdm(features, desc=f"compare {', '.join(form.name for form in forms)}", unit="utt", disable=None):
+    rows: dict[str, list[metrics.Row]] = {form.name: [] for form in forms}
+    bar = tqdm(features, desc=f"compare {', '.join(form.name for form in forms)}", unit="utt", disable=None)
+    for one, reference in zip(bar, references, strict=True):
         logits = [form.logits(one) for form in forms]
+        for form, found in zip(forms, logits, strict=True):
+            rows[form.name].append(metrics.compare("", 0.0, reference, decode(found, form.pieces, Decode())))
         if not len(logits[0]):  # too short for a single output
             continue
         for form, before, found in zip(forms[1:], logits, logits[1:], strict=False):
@@ -149,6 +155,9 @@ def compare(forms: Sequence[recognizers.Form], features: Sequence[torch.Tensor])
     for form, earlier in zip(forms[1:], forms, strict=False):
         step = {"from": earlier.name, **against_before[form.name].report()}
         figures[form.name] = {**against_first[form.name].report(), "step": step}
+    for name, of_form in rows.items():
+        if any(row.words for row in of_form):
+            figures[name]["wer_here"] = metrics.accuracy(of_form, 0, 0)["wer"]
     return figures
 
 

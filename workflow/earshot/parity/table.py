@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-HEAD = ("form", "SQNR dB", "cosine", "frames %", "step SQNR dB", "WER %")
+HEAD = ("form", "SQNR dB", "cosine", "frames %", "step SQNR dB", "WER here %", "WER %")
 TIE = 1  # steps: what an operator departs that only rounds a half to the other side
 
 
@@ -19,16 +19,16 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def _cells(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
-    wer = f"{100 * one['wer']:.2f}" if "wer" in one else ""
+    rates = [f"{100 * one[key]:.2f}" if key in one else "" for key in ("wer_here", "wer")]
     if "sqnr_db" not in one:
-        return name, "", "", "", "", wer
+        return name, "", "", "", "", *rates
     return (
         name,
         f"{one['sqnr_db']:.1f}",
         f"{one['cosine']:.5f}",
         f"{100 * one['argmax_agreement']:.2f}",
         f"{one['step']['sqnr_db']:.1f}",
-        wer,
+        *rates,
     )
 
 

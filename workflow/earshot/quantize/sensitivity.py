@@ -33,7 +33,7 @@ class Row:
     loss: float
     noise: float
     sqnr_db: float | None
-    wer: float | None  # of parts
+    wer: float | None
     loss_change: float
     wer_change: float | None
 
@@ -65,7 +65,7 @@ def rows(network: MixedNetwork, scheme: str, probe: Probe, float_: Measured, who
         inside = {one.name for one in network.operators if BELONGS[by](one) == unit}
         for case in (ALONE, SPARED):
             network.mix(partly(scheme, inside, case))
-            measured = probe.measure(network, with_wer=by == MODULE)
+            measured = probe.measure(network)
             sign, beside = (1, float_) if case == ALONE else (-1, whole)
             found.append(
                 Row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,18 +21,25 @@ SWEEP = "quant=int8_pc window=4s target=host,u85_256"
 
 
 def command(
-    directory: Path, *arguments: str, overrides: str = "", sweep: str = SWEEP, tiny: Sequence[str] = TINY, **config: object
+    directory: Path,
+    *arguments: str,
+    overrides: str = "",
+    sweep: str = SWEEP,
+    tiny: Sequence[str] = TINY,
+    root: Path = ROOT,
+    **config: object,
 ) -> list[str]:
-    """`snakemake` as a user calls it, in `directory`, with `config` beside."""
-    words = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(directory)]
+    """`snakemake` as a user calls it, in `directory`, with `config` beside; `root` is the checkout."""
+    words = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "workflow" / "Snakefile"), "--directory", str(directory)]
     words += [*arguments, "--config", f"overrides={' '.join(tiny)} {overrides}", f"sweep={sweep}"]
     return words + [f"{key}={value}" for key, value in config.items()]
 
 
-def snakemake(directory: Path, *arguments: str, check: bool = True, **config: object) -> subprocess.CompletedProcess:
-    """Runs it on this machine, to its end; stdout and stderr together in `.stdout`."""
-    words = command(directory, "--cores", "2", *arguments, **config)
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=3600)
+def snakemake(directory: Path, *arguments: str, check: bool = True, root: Path = ROOT, **config: object) -> subprocess.CompletedProcess:
+    """Runs it on this machine, to its end, with the code and conf/ of `root`; stdout and stderr together in `.stdout`."""
+    words = command(directory, "--cores", "2", *arguments, root=root, **config)
+    environment = {**os.environ, "PYTHONPATH": str(root / "workflow")}
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=3600, env=environment)
     assert not check or done.returncode == 0, done.stdout
     return done
 

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
+from extending_page import COMMANDS, add_files
 
 from earshot import composing, config
 from earshot.pipeline import Variant, variants
-
-PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
-FILES = dict(re.findall(r"```yaml\n# conf/(\S+)\n(.*?)```", PAGE, re.DOTALL))
-COMMANDS = [re.findall(r"```bash\nsnakemake --cores all --config (.*?)\n```", part) for part in PAGE.split("\n## ")[1:]]
 
 
 @pytest.fixture
 def conf(tmp_path, monkeypatch) -> None:
     """conf/ with the files of the page."""
     folder = shutil.copytree(config.CONF_DIR, tmp_path / "conf")
-    for name, text in FILES.items():
-        assert not (folder / name).exists()
-        (folder / name).write_text(text)
+    add_files(folder)
     monkeypatch.setattr(composing, "CONF_DIR", folder)
 
 

@@ -53,8 +53,8 @@ def trained(
     config = settings(cfg)
     training = qat.Training(config, recognizer.model, taught, averaged, state)
     for row in training.fit(qat.Speech(utterances, front_end, frames, config.seed), calibration, dev):
-        losses = f"train loss {row['train_loss']:.4f}  dev loss {row['dev_loss']:.4f}"
-        print(f"step {row['step']}/{config.steps}  {losses}  dev WER {row['dev_wer']:.1%}", flush=True)
+        learnt = f"train loss {row['train_loss']:.4f}  " if row["step"] else ""
+        print(f"step {row['step']}/{config.steps}  {learnt}dev loss {row['dev_loss']:.4f}  dev WER {row['dev_wer']:.1%}", flush=True)
     with atomic(Path(cfg.out) / CURVES) as temporary:
         shutil.copyfile(state / qat.CURVES, temporary)
     return fake.convert(averaged), {**dataclasses.asdict(config), "utterances": len(utterances), "best_step": training.best["step"]}

@@ -19,7 +19,7 @@ from earshot.files import read_json
 from earshot.pipeline import Variant, variants
 
 EVALUATED = {"evaluate_float", "evaluate_program", "evaluate_variant", "parity"}
-SENT = {"corpus", "features", "tokenizer", "train", "quantize", "tosa", "lower", *EVALUATED}
+SENT = {"corpus", "features", "tokenizer", "train", "quantize", "sensitivity", "tosa", "lower", *EVALUATED}
 TWO = "train.devices=2 train.accelerator=cpu"
 EPOCHS = 12  # of the training that is cancelled after two: enough to be cancelled in
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "OUT_OF_MEMORY", "TIMEOUT"}

@@ -46,7 +46,7 @@ def names(logged: dict) -> list[str]:
 
 def test_the_table_of_runs(logged, page, shown):
     text = shown("mlflow_runs", mlflow_pages.links(logged, {})["table"], *names(logged))
-    for column in mlflow_pages.METRICS:
+    for column in (*mlflow_pages.CHOICES, *mlflow_pages.METRICS):
         assert f"\n{column}\n" in text, f"{column} is no column"
     of_rows = sorted(zip(names(logged), logged["variants"], strict=True), key=lambda pair: text.index(pair[0]))
     rates = [variant_metrics.figures(read_json(RESULTS / "variants" / variant / "metrics.json"))["wer"] for _, variant in of_rows]
@@ -58,6 +58,7 @@ def test_the_comparison_of_four_variants(logged, shown):
     four = dict(list(logged["variants"].items())[:4])
     text = shown("mlflow_compare", mlflow_pages.links(logged | {"variants": four}, {})["compare"], "Comparing 4 Runs", *names(logged)[:4])
     assert "Metrics:\nwer\n" in text, "the word error rate is what is compared first"
+    assert "Parameters:\nquant\nscheme\n" in text, "by the choices that differ"
 
 
 def test_the_pareto_page(logged, page, shown):

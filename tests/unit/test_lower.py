@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 
 import numpy as np
@@ -224,14 +225,16 @@ def test_a_program_that_the_compiler_refuses_is_a_row_with_a_reason(programs, np
     assert found["reason"] in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("ending", [RuntimeError("no room for 3 tensors"), SystemExit(1)])
+@pytest.mark.parametrize("ending", [RuntimeError("no room for 3 tensors"), SystemExit(1), signal.SIGSEGV, signal.SIGKILL])
 def test_a_compiler_that_crashes_is_a_row_with_its_last_lines(npu, programs, tmp_path, monkeypatch, ending):
-    """Whatever Vela ends with, and whether Python or native code says the lines."""
+    """Whatever Vela ends with, a signal too, and whether Python or native code says the lines."""
 
     def crash(arguments: list[str]) -> None:
         print("Warning: of the first pass")
         print("Scheduling\n")
         os.write(2, b"Error: command stream of layer 7\n")
+        if isinstance(ending, signal.Signals):
+            os.kill(os.getpid(), ending)
         raise ending
 
     monkeypatch.setattr(vela, "main", crash)
@@ -239,7 +242,11 @@ def test_a_compiler_that_crashes_is_a_row_with_its_last_lines(npu, programs, tmp
     run("lower", "target=u85_256", f"program_dir={programs / 'u85'}", f"out={tmp_path / 'out'}")
     found = json.loads((tmp_path / "out" / "lower.json").read_text())
     assert found["status"] == "failed"
-    assert found["reason"].split(" | ") == ["Scheduling", "Error: command stream of layer 7", f"{type(ending).__name__}: {ending}"]
+    *said, last = found["reason"].split(" | ")
+    assert said[-2:] == ["Scheduling", "Error: command stream of layer 7"]
+    assert last == (
+        f"the compiler was ended by {ending.name}" if isinstance(ending, signal.Signals) else f"{type(ending).__name__}: {ending}"
+    )
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"lower.json", "vela.log"}
     assert "of the first pass" in (tmp_path / "out" / "vela.log").read_text()
 

@@ -75,11 +75,8 @@ def test_runs_as_people_want_to_see_them(tracking, tmp_path):
     assert len(found) == 1 + len(VARIANTS) and actions(logged) == {"created"}
     parent, child = found["model", MODEL], found["variant", f"{MODEL}/int8_pc-hist64-5s/u85_256"]
     assert child.data.tags[PARENT] == parent.info.run_id and child.info.run_name == "int8_pc/u85_256"
-    assert (child.data.params["quant"], child.data.params["quant.weight_bits"], child.data.params["window.seconds"]) == (
-        "int8_pc",
-        "8",
-        "5.0",
-    )
+    chosen = [child.data.params[key] for key in ("scheme", "quant", "target", "values.quant.weight_bits", "values.window.seconds")]
+    assert chosen == ["int8_pc-hist64-5s", "int8_pc", "u85_256", "8", "5.0"]
     metrics = child.data.metrics
     assert (metrics["wer"], metrics["wer_float"], metrics["sram_kib"], metrics["npu_cycles"]) == (0.095, 0.09, 610.0, 5_200_000)
     to_quantized = [metrics[f"wer_difference_{key}"] for key in ("to_quantized", "ci95_to_quantized_low", "ci95_to_quantized_high")]

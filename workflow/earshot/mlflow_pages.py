@@ -15,16 +15,18 @@ LINKED_RUNS = 20  # in the link that compares runs: the best ones
 UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 VIEW = "earshot"  # of MLflow's shared views: a tag of the experiment holds it, a link names it
 NAME_PX, TIME_PX = 240, 140
-# Figures in the table of runs, as variant_metrics.figures names them, and how wide their columns are; the names of runs say the choices.
+# Choices and figures in the table of runs, as track.choices and variant_metrics.figures name them, and how wide their columns are.
+CHOICES = {"quant": 120, "calib": 100, "target": 100}
 METRICS = {
-    **{"wer": 105, "wer_float": 105, "npu_latency_ms": 130, "host_latency_ms_p50": 165},
+    **{"wer": 105, "wer_difference": 125, "wer_float": 105, "npu_latency_ms": 130, "host_latency_ms_p50": 165},
     **{"sram_kib": 95, "flash_kib": 95, "pte_kib": 95},
 }
 
 
 def view() -> dict[str, Any]:
     """The state of the table of runs, in the form that MLflow's UI reads (ExperimentPageUIState, and what its address would hold)."""
-    name, widths = "attributes.`Run Name`", {f"metrics.`{key}`": px for key, px in METRICS.items()}
+    name = "attributes.`Run Name`"
+    widths = {f"params.`{key}`": px for key, px in CHOICES.items()} | {f"metrics.`{key}`": px for key, px in METRICS.items()}
     return {
         "orderByKey": "metrics.`wer`",
         "orderByAsc": True,

@@ -201,11 +201,14 @@ def _variants(table: Sequence[Row]) -> str:
 
 
 def _beyond_chance(table: Sequence[Row]) -> list[str]:
-    """A remark that names the variants whose integer graph and quantized program differ in more words than chance explains."""
+    """A remark that names the variants whose integer graph and quantized program differ by more than their interval allows."""
     low, high = (f"wer_difference_ci95{TO_QUANTIZED}_{end}" for end in ("low", "high"))
     beyond = [one for one in table if one.get(low, 0) > 0 or one.get(high, 0) < 0]
     named = ", ".join(f"{_id(one)}: {_text(_difference(one, TO_QUANTIZED))}" for one in beyond)
-    told = f"<p>The WER of the integer graph differs from that of the quantized program by more than chance: {named}.</p>"
+    told = (
+        "<p>Zero is outside the 95% interval of the difference between the WER of the integer graph and that of the quantized program "
+        f"(as it is by chance in one of twenty variants; more speech tells): {named}.</p>"
+    )
     return [told] if beyond else []
 
 

@@ -43,14 +43,22 @@ class Row(Protocol):
     @property
     def loss_change(self) -> float: ...
 
+    @property
+    def wer_change(self) -> float | None: ...
+
 
 Cell = tuple[float, str]  # what gives the colour, the text
 # Heading, case, cell of a row.
 PANELS: tuple[tuple[str, str, Callable[[Row], Cell]], ...] = (
     ("quantized alone:\nSQNR, dB", "alone", lambda row: (row.noise, "" if row.sqnr_db is None else f"{row.sqnr_db:.0f}")),
     ("quantized alone:\nloss, millinats a piece", "alone", lambda row: (max(0.0, row.loss_change), _thousandths(row.loss_change))),
+    ("quantized alone:\nWER on dev, points", "alone", lambda row: _points(row.wer_change)),
     ("left in floats:\nloss it gives back", "spared", lambda row: (max(0.0, row.loss_change), _thousandths(row.loss_change))),
 )
+
+
+def _points(change: float | None) -> Cell:
+    return (0.0, "") if change is None else (max(0.0, change), f"{100 * change:.1f}".replace("-0.0", "0.0"))
 
 
 def _thousandths(value: float) -> str:

@@ -19,6 +19,7 @@ from earshot.errors import ArtifactError
 from earshot.files import read_json
 from earshot.mlflow_store import DIGEST, PARENT, Key, Store, flat, locked, reported
 from earshot.naming import variant_names
+from earshot.search.proposals import SEARCHED
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -27,6 +28,7 @@ ARTIFACTS = "earshot.artifacts"
 REASON = ("earshot.reason", "mlflow.note.content")  # the second is what MLflow shows as a run's description
 COMPARED = "wer"  # logged first: MLflow compares runs by the first metric
 UTTERANCES = "evaluation{}.utterances.csv"  # with the ending of another decoding than the default one, as metrics.json has it
+VALUES = "values"  # before keys of the configuration: MLflow compares runs by the first parameters that differ, which are to be choices
 PARITY, QAT = "parity.*", "qat.csv"  # beside the program: the ladder, the curves of quantization-aware training
 VARIANT_FILES = ("lower.json", "vela_*.csv", "cycles.svg", "cycles_by_*.csv", "sram.svg")
 MODEL_FILES = ("metrics.json", "config.yaml", "curves.csv")
@@ -185,13 +187,21 @@ def variant_entry(path: Path, content: dict[str, Any], log_pte: bool) -> Entry:
         tags |= dict.fromkeys(REASON, content["reason"][:2000])
     return Entry(
         key=("variant", content["variant"]),
-        params=flat({**identity, **content["choices"]}) | flat(content["config"]),
+        params=flat(choices(content)) | {f"{VALUES}.{key}": value for key, value in flat(content["config"]).items()},
         points=[(name, value, 0) for name, value in sorted(variant_metrics.figures(content).items(), key=lambda item: item[0] != COMPARED)],
         tags=tags,
         files=files,
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
         failed=content["status"] == "failed",
     )
+
+
+def choices(content: dict[str, Any]) -> dict[str, Any]:
+    """What tells a variant from others, by short names: a scheme that a search made up has its own, not that of the one it began with."""
+    _, scheme, target = content["variant"].split("/")
+    named = {"model": content["model"], "scheme": scheme, "target": target, "corpus": content["corpus"], "split": content["split"]}
+    made_up = {"quant": scheme.partition("-")[0]} if scheme.startswith(SEARCHED) else {}
+    return {**named, **content["choices"], **made_up}
 
 
 def search_files(searched: Iterable[str | Path]) -> dict[str, dict[Path, str]]:

@@ -97,8 +97,8 @@ def accuracies(evaluations: dict[str, dict[str, Any]]) -> dict[str, dict[str, An
 
 def parity(ladder: dict[str, Any]) -> dict[str, Any]:
     """Of a parity ladder what is compared between variants: each form against the float model, and where the integer graph departs."""
-    keys = ("sqnr_db", "cosine", "argmax_agreement")
-    rungs = {name: {key: one[key] for key in keys} for name, one in ladder["rungs"].items() if name != "float"}
+    keys = ("sqnr_db", "cosine", "argmax_agreement", "wer_here")
+    rungs = {name: {key: one[key] for key in keys if key in one} for name, one in ladder["rungs"].items() if name != "float"}
     departs = ladder.get("depth", {}).get("departs")
     return rungs | {"departs": departs and {key: departs[key] for key in ("module", "operator")}}
 

@@ -96,7 +96,7 @@ checkpoint propose:
         measured=listed("measured"),
         calibration=lambda wildcards: searched(wildcards).choices["calib"],
     shell:
-        "python -m earshot.stages.propose {params.arguments} round={wildcards.round} calibration={params.calibration}"
+        "python -m earshot.stages.propose {params.arguments} round={wildcards.round} calibration={params.calibration:q}"
         " candidates={input.candidates:q} measured={params.measured:q} out={output:q} 2>&1 | tee {log:q}"
 
 

@@ -14,8 +14,7 @@ from executorch.backends.arm.ethosu import EthosUBackend, EthosUCompileSpec
 
 from earshot.config import Target
 from earshot.errors import ConfigError
-from earshot.lower import pte
-from earshot.lower.compiler_log import compiling
+from earshot.lower import apart, pte
 
 FLAGS = ("--verbose-performance",)  # asks for the table of layers too
 NOTES = ("--enable-debug-db",)  # asks for what each layer was made from; changes nothing that is compiled, hence no part of the .pte
@@ -85,6 +84,5 @@ def compile_graph(tosa: bytes, template: dict[str, Any], target: Target, folder:
     if " " in str(folder):
         raise ConfigError(f"{folder}: Vela cannot write to a path with a space; set TMPDIR to a folder without one")
     spec = compile_spec(target)
-    with compiling(log):
-        content = vela_compile(tosa, [*spec.compiler_flags, *NOTES], intermediate_path=str(folder))
-        return pte.complete(template, EthosUBackend.__name__, spec._to_list(), content)
+    content = apart.compiled(log, vela_compile, tosa, [*spec.compiler_flags, *NOTES], False, str(folder))
+    return pte.complete(template, EthosUBackend.__name__, spec._to_list(), content)

@@ -41,13 +41,13 @@ def _figure(content: Mapping[str, Any]) -> Figure:
 def _rungs(axes: Axes, rungs: Mapping[str, Mapping[str, Any]], reference: Mapping[str, Any]) -> None:
     for at, (name, one) in enumerate(rungs.items()):
         axes.barh(at, min(one["sqnr_db"], ALL_DB), 0.7, color=RUNG_COLOURS[name])
-        said = f"{one['sqnr_db']:.1f} dB, frames {100 * one['argmax_agreement']:.1f}%"
+        said = f"{one['sqnr_db']:.1f} dB, cosine {one['cosine']:.4f}, frames {100 * one['argmax_agreement']:.1f}%"
         axes.annotate(
             said + _wer(one), (max(0.0, min(one["sqnr_db"], ALL_DB)), at), (4, 0), textcoords="offset points", va="center", fontsize=8
         )
     axes.set_yticks(range(len(rungs)), [NAMES[name] for name in rungs])
     axes.set_ylim(len(rungs) - 0.4, -0.6)
-    axes.set_xlim(0, 1.55 * ALL_DB)
+    axes.set_xlim(0, 1.9 * ALL_DB)
     axes.set_xticks(range(0, int(ALL_DB) + 1, 10))
     axes.set_axisbelow(True)
     axes.grid(axis="x")
@@ -57,7 +57,10 @@ def _rungs(axes: Axes, rungs: Mapping[str, Mapping[str, Any]], reference: Mappin
 
 
 def _wer(one: Mapping[str, Any]) -> str:
-    return f", WER {100 * one['wer']:.2f}%" if "wer" in one else ""
+    """Of the split that was evaluated; of a form that was not, of the ladder's own utterances."""
+    if "wer" in one:
+        return f", WER {100 * one['wer']:.2f}%"
+    return f", WER here {100 * one['wer_here']:.2f}%" if "wer_here" in one else ""
 
 
 def _depth(axes: Axes, modules: Sequence[Mapping[str, Any]], depth: Mapping[str, Any]) -> None:

@@ -83,6 +83,8 @@ def main(cfg: QuantizeStage) -> None:
     frames, n_mels = window_frames(cfg.window, recognizer.front_end), recognizer.front_end.n_mels
     left = LeftContext(cfg, recognizer, frames) if cfg.window.left_context_s else None
     shapes = [(1, frames, n_mels), *([tuple(left.first_cache.shape)] if left else [])]
+    if not cfg.quant.qat:  # which takes minutes; else a program is the same, bit by bit, however many cores a machine has
+        torch.set_num_threads(1)
     calibration = training = None
     if cfg.quant.from_program:
         exported = from_published(Path(cfg.quant.from_program), cfg, recognizer, frames)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from earshot.config import Calib, Quant
+from earshot.config import Calib, Model, Quant
 from earshot.files import sha256, write_json
 from earshot.lower import to_tosa
 from earshot.lower.tosa import IntegerGraph
-from earshot.model.conformer import FeedForward
+from earshot.model.conformer import Conformer, FeedForward
 from earshot.model.npu.layers import NpuFeedForward
-from earshot.parity import depth, plot, table
+from earshot.parity import depth, plot, table, trained
 from earshot.parity.figures import MOST_DB, Comparison, decibels
 from earshot.parity.graph import Graph
 from earshot.quantize import program, schemes
@@ -66,8 +66,8 @@ def build(folder, front_end):
     write_pieces(folder / "tokenizer.pieces", [BLANK, "A", "B", "C", "D"])
     write_json(folder / "quantize.json", {"subsampling_stages": 0})
     write_json(folder / "graph.json", {"status": "ok", "graph_sha256": sha256(folder / "graph.tosa"), **lowered.boundary})
-    trained = [*network.state_dict().values(), torch.tensor(-1.0)]
-    return network, Graph(program.read(folder / program.PROGRAM), trained), IntegerGraph(folder)
+    numbers = [*network.state_dict().values(), torch.tensor(-1.0)]
+    return network, Graph(program.read(folder / program.PROGRAM), numbers), IntegerGraph(folder)
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +85,17 @@ def test_in_floats_a_program_computes_what_was_trained(built):
     assert graph.replaced == graph.stored > 4
     for (x,) in windows(2):
         torch.testing.assert_close(graph.run(x, in_floats=True)[0][0], network(x), atol=1e-5, rtol=1e-5)
+
+
+def test_all_stored_numbers_of_a_model_as_it_was_trained_are_known(tmp_path):
+    torch.manual_seed(0)
+    shape, scheme = (1, 96, 80), Quant(scheme="a16w8", activation_bits=16)
+    model = Conformer(Model(dim=16, layers=1, heads=2, subsampling_channels=[4, 4]), 80, OUTPUTS).eval().requires_grad_(False)
+    exported = program.export(model.for_window(shape[1]), model, shape)
+    quantizer = schemes.quantizer(scheme, Calib(observer="minmax"), "u85", exported.graph_module)
+    program.save(program.reexport(program.quantize(exported, quantizer, [(torch.randn(shape),)]), shape), tmp_path / program.PROGRAM)
+    graph = Graph(program.read(tmp_path / program.PROGRAM), trained.numbers(model, int(model.output_lengths(shape[1]))))
+    assert graph.replaced == graph.stored > 20
 
 
 def test_as_it_is_a_program_computes_what_pytorch_computes(built):

@@ -25,7 +25,7 @@ def of_npu_form(model: Conformer, window_frames: int, n_mels: int, layout: Layou
 
 def numbers(model: Conformer, outputs: int) -> list[torch.Tensor]:
     """The weights of a model, those that a quantizer makes of two layers, the constants of its operators, and the positions of a window of
-    `outputs` output frames, also as its attentions project them, [1, heads, d, rows].
+    `outputs` output frames, also as its attentions project and scale them, [1, heads, d, rows].
     """
     found = [one.detach() for one in model.state_dict().values() if one.is_floating_point()]
     positions_rd, scalars = model.position_table(outputs), {MACARON}
@@ -40,5 +40,6 @@ def numbers(model: Conformer, outputs: int) -> list[torch.Tensor]:
         elif isinstance(module, Attention):
             scalars.add(module.scale)
             if positions_rd is not None and module.position is not None:
-                found.append(module.position(positions_rd).detach().unflatten(1, (module.heads, -1)).permute(1, 2, 0)[None])
+                projected = (module.position(positions_rd) * module.scale).detach()
+                found.append(projected.unflatten(1, (module.heads, -1)).permute(1, 2, 0)[None])
     return [*found, *(torch.tensor([float(scalar)]) for scalar in sorted(scalars))]

@@ -261,6 +261,7 @@ def test_the_first_part_of_a_mixture_that_fits_decides_for_a_layer(folder, tmp_p
     parts = "[{modules: '*.feed_forward?.widen', weight_bits: 4}, {modules: 'blocks.0.feed_forward1', activation_bits: 16}]"
     form = ("quant=mixed", f"quant.parts={parts}", "calib.utterances=1", "family=u85", *given(folder), f"out={tmp_path / 'out'}")
     run("quantize", *form, *WINDOW)
+    assert b"/workflow/earshot/" not in (tmp_path / "out" / "quantized.pt2").read_bytes(), "where the code lies is no part of a program"
     stored = json.loads((tmp_path / "out" / "quantize.json").read_text())["modules"]
     assert stored["blocks.0.feed_forward1.widen"] == {"weight": "int8 per channel [-7, 7]", "activation": "int8 per tensor [-128, 127]"}
     assert "int16" in stored["blocks.0.feed_forward1.narrow"]["activation"] and "[-127" in stored["blocks.0.feed_forward1.narrow"]["weight"]

@@ -119,10 +119,14 @@ def _origin(source: NodeSource, graphs: dict[int, int]) -> NodeSource:
 
 
 def save(exported: ExportedProgram, path: str | Path) -> None:
-    """Write a program to `path` (.pt2). What is read back computes the same, bit by bit (tests/unit/test_quantize.py)."""
+    """Write a program to `path` (.pt2). What is read back computes the same, bit by bit (tests/unit/test_quantize.py).
+
+    Which lines of which files made its nodes is left out: where this checkout lies is to be no part of what it makes.
+    """
     graphs: dict[int, int] = {}
     modules: dict[str, str] = {}
     for node in exported.graph.nodes:
+        node.meta.pop("stack_trace", None)
         if stack := node.meta.get("nn_module_stack"):  # its keys hold addresses too
             named = {ADDRESS.sub(lambda one: modules.setdefault(one[0], str(len(modules))), key): at for key, at in stack.items()}
             node.meta["nn_module_stack"] = named

@@ -14,12 +14,12 @@ from earshot.mlflow_store import Store
 LINKED_RUNS = 20  # in the link that compares runs: the best ones
 UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 VIEW = "earshot"  # of MLflow's shared views: a tag of the experiment holds it, a link names it
-NAME_PX, TIME_PX = 240, 140
+NAME_PX, TIME_PX = 210, 110
 # Choices and figures in the table of runs, as track.choices and variant_metrics.figures name them, and how wide their columns are.
-CHOICES = {"quant": 120, "calib": 100, "target": 100}
+CHOICES = {"quant": 115, "calib": 95, "target": 80}
 METRICS = {
-    **{"wer": 105, "wer_difference": 125, "wer_float": 105, "npu_latency_ms": 130, "host_latency_ms_p50": 165},
-    **{"sram_kib": 95, "flash_kib": 95, "pte_kib": 95},
+    **{"wer": 80, "wer_difference": 115, "npu_latency_ms": 125, "host_latency_ms_p50": 160},
+    **{"sram_kib": 80, "flash_kib": 80, "pte_kib": 75},
 }
 
 

@@ -14,6 +14,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 import torch
+from filelock import FileLock
 from running import snakemake
 
 from earshot.config import Features
@@ -57,17 +58,24 @@ def front_end() -> FrontEnd:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Path:
-    """The folder of a tiny workflow that has run to its end by the command that people use; tests run more in it."""
-    directory = tmp_path_factory.mktemp("workflow")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONHASHSEED", "1")  # texts hash otherwise than in the runs that it is compared with
-        snakemake(directory)
-    shutil.copytree(directory, directory.with_name("undisturbed"), symlinks=True)
+def whole(tmp_path_factory) -> Path:
+    """The folder of a tiny workflow that has run to its end by the command that people use; nothing else runs in it.
+
+    One for all processes that tests run in: the first that wants it makes it. With EARSHOT_SHARED, a folder, one for several runs of
+    pytest.
+    """
+    here = tmp_path_factory.getbasetemp()
+    shared = Path(os.environ.get("EARSHOT_SHARED") or (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here))
+    directory, made = shared / "whole", shared / "whole-is-made"
+    with FileLock(shared / "whole.lock"), pytest.MonkeyPatch.context() as patch:
+        if not made.exists():
+            patch.setenv("PYTHONHASHSEED", "1")  # texts hash otherwise than in the runs that it is compared with
+            snakemake(directory)
+            made.touch()
     return directory
 
 
 @pytest.fixture(scope="session")
-def whole(finished) -> Path:
-    """The same as it was when it ended, with the times of its files; nothing runs in it."""
-    return finished.with_name("undisturbed")
+def finished(whole, tmp_path_factory) -> Path:
+    """A copy of it, with the times of its files; tests run more in it."""
+    return shutil.copytree(whole, tmp_path_factory.mktemp("finished") / "workflow", symlinks=True)

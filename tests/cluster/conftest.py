@@ -37,6 +37,6 @@ def finished(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = yaml.safe_load((PROFILE / "config.yaml").read_text())  # copied and edited, as docs/cluster.md has it
     content["set-resources"]["train"]["gpu"] = 2
     (profile / "config.yaml").write_text(yaml.safe_dump(content))
-    output, status = slurm.run(directory, profile=profile, sweep="", overrides="train.devices=2 train.accelerator=cpu")
+    output, status = slurm.run(directory, profile=profile, sweep="", parity="off", overrides="train.devices=2 train.accelerator=cpu")
     assert status == 0, output
     return directory

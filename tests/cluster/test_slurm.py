@@ -18,7 +18,7 @@ from earshot import resources
 from earshot.files import read_json
 from earshot.pipeline import Variant, variants
 
-EVALUATED = {"evaluate_float", "evaluate_program", "evaluate_variant", "parity"}
+EVALUATED = {"evaluate_float", "evaluate_program", "evaluate_variant"}
 SENT = {"corpus", "features", "tokenizer", "train", "quantize", "sensitivity", "tosa", "lower", *EVALUATED}
 TWO = "train.devices=2 train.accelerator=cpu"
 EPOCHS = 12  # of the training that is cancelled after two: enough to be cancelled in

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # a small corpus
 
 from corpus_trees import write_tree
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("second_workflow"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("extended"), pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ def seconds_of(rule: str, *directories: Path) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("killed")  # beside the others
 @pytest.mark.timeout(7200)
 def test_killed_at_twenty_moments_it_ends_the_same(whole, tmp_path):
     chance, options = random.Random(6), []
@@ -71,7 +72,7 @@ def found_in(directory: Path, name: str) -> list[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("second_workflow")  # so that two processes have as much to do
+@pytest.mark.xdist_group("killed_search")  # beside the others
 @pytest.mark.timeout(7200)
 def test_a_killed_search_ends_with_the_same_winner(whole, tmp_path):
     """Killed while it finds out what each part costs, and while the mixture is compiled that it proposed."""

@@ -20,6 +20,7 @@ from earshot.data import Utterances
 from earshot.errors import ConfigError, DataError
 from earshot.features import FrontEnd
 from earshot.files import read_json
+from earshot.model import checkpoint
 from earshot.tokenizer import Tokenizer
 from earshot.train import perturb
 
@@ -65,6 +66,17 @@ def test_another_tokenizer_or_front_end_than_that_of_the_start_weights_is_refuse
         "features", corpus, f"out={tmp_path / 'features'}", "features.jobs=1", "features.stored=false", "features.f_max_hz=4000"
     )
     assert "its front end is another one" in train.fails(tmp_path / "model", *start, features=tmp_path / "features")
+
+
+def test_what_was_learnt_with_another_tokenizer_is_gone_on_from(train, plain, tmp_path, speech):
+    stage_command.run("tokenizer", f"corpus_dir={speech / 'corpus'}", f"out={tmp_path / 'tokenizer'}", "tokenizer.vocab_size=18")
+    start = ["train=from_checkpoint", f"train.checkpoint={plain[1]}", "train.fresh_output=true", f"tokenizer_dir={tmp_path / 'tokenizer'}"]
+    train(tmp_path / "model", *start, "train.epochs=1", "train.lr=1e-12", "train.weight_decay=0")
+    before, after = (checkpoint.load(folder).model.state_dict() for folder in (plain[1], tmp_path / "model"))
+    assert before["output.weight"].shape != after["output.weight"].shape
+    learnt = [name for name, _ in checkpoint.load(plain[1]).model.named_parameters() if not name.startswith("output.")]
+    assert len(learnt) > 20
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in learnt)
 
 
 def test_perturbed_audio_needs_audio(train, tmp_path, speech):

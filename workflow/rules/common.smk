@@ -9,6 +9,7 @@ from shlex import quote
 from earshot import resources
 from earshot.errors import EarshotError
 from earshot.hydra_words import hydra_value
+from earshot.keeping import kept_variants
 from earshot.language_model import KNOWN as language_models
 from earshot.naming import slug
 from earshot.pipeline import FORM, NAMES, variants
@@ -16,7 +17,7 @@ from earshot.source_digest import source_digest
 from snakemake.exceptions import WorkflowError
 
 try:
-    VARIANTS = variants(config)
+    VARIANTS = kept_variants(config, lambda: variants(config))
 except EarshotError as error:
     raise WorkflowError(str(error))
 

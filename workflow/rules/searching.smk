@@ -4,6 +4,7 @@ from dataclasses import asdict
 from functools import cache
 
 from earshot.composing import option
+from earshot.keeping import kept
 from earshot.pipeline import proposed
 from earshot.search import proposals
 
@@ -16,6 +17,11 @@ TABLES = [variant for variant in VARIANTS if variant.search != "none"]
 
 wildcard_constraints:
     round=r"\d+",
+
+
+def option_values(group, name):
+    """The values of an option as its file has them."""
+    return kept([group, name], lambda: asdict(option(group, name)))
 
 
 def searched(wildcards):
@@ -44,7 +50,8 @@ def rounds_of(variant):
 @cache
 def proposed_in(variant_index, path, changed):
     """The variants of a round; `changed` is when its file was written."""
-    return proposed(SEARCHES[variant_index], proposals.read(path))
+    search, found = SEARCHES[variant_index], proposals.read(path)
+    return kept_variants([search.overrides, [one.content() for one in found]], lambda: proposed(search, found))
 
 
 def variants_of_round(index, number):
@@ -77,7 +84,7 @@ def search_candidates(wildcards):
 
 def search_schemes(wildcards):
     """The schemes that a search mixes, as a mapping of Hydra's."""
-    return hydra_value({name: asdict(option("quant", name)) for name in searched(wildcards).config["search"]["schemes"]})
+    return hydra_value({name: option_values("quant", name) for name in searched(wildcards).config["search"]["schemes"]})
 
 
 def search_calibrations(wildcards):
@@ -85,13 +92,13 @@ def search_calibrations(wildcards):
     variant = searched(wildcards)
     others = variant.config["search"]["calibrations"] if variant.config["search"]["method"] == "joint" else []
     own = {variant.choices["calib"]: variant.config["calib"]}
-    return hydra_value(own | {name: asdict(option("calib", name)) for name in others if name not in own})
+    return hydra_value(own | {name: option_values("calib", name) for name in others if name not in own})
 
 
 def table_schemes(wildcards):
     """The schemes of a sensitivity table that the family can take and that have static ranges, as a mapping of Hydra's."""
     names = searched(wildcards).config["sensitivity"]["schemes"]
-    return hydra_value({name: asdict(option("quant", name)) for name in names if wildcards.family in option("quant", name).families})
+    return hydra_value({name: values for name in names if wildcards.family in (values := option_values("quant", name))["families"]})
 
 
 def tables():

@@ -85,6 +85,7 @@ class Train(Checked):
     data_workers: int = bounded(0, ge=0)
     checkpoint_every_s: float = bounded(600.0, ge=0.0)  # how much work an interruption may cost, beside the checkpoint of each epoch
     checkpoint: str | None = None  # a model directory whose weights training starts from
+    fresh_output: bool = False  # of that checkpoint the output layer is not taken: it may be of another tokenizer
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,16 +28,20 @@ from earshot.train import CtcTraining, Memory, fit, survey
 RUNTIME = ("accelerator", "devices", "nodes", "strategy", "data_workers", "checkpoint_every_s")
 
 
-def start_weights(model: Conformer, model_dir: Path, pieces: list[str], front_end: FrontEnd) -> None:
-    """Fine-tuning: put the weights of another model directory into `model`."""
+def start_weights(model: Conformer, model_dir: Path, fresh_output: bool, pieces: list[str], front_end: FrontEnd) -> None:
+    """Fine-tuning: put the weights of another model directory into `model`; with `fresh_output` all but those of the output layer."""
     other = checkpoint.load(model_dir)
-    if other.pieces != pieces:
+    if other.pieces != pieces and not fresh_output:
         raise ArtifactError(
-            f"{model_dir}: its tokenizer is another one ({len(other.pieces)} pieces, here {len(pieces)}); train with that one"
+            f"{model_dir}: its tokenizer is another one ({len(other.pieces)} pieces, here {len(pieces)}); train with that one, "
+            "or let the output layer start anew, train.fresh_output=true"
         )
     if signal_processing(other.front_end.config) != signal_processing(front_end.config):
         raise ArtifactError(f"{model_dir}: its front end is another one; train with the features= that it was trained with")
-    checkpoint.load_weights(model, other.model.state_dict(), model_dir)
+    weights = other.model.state_dict()
+    if fresh_output:
+        weights |= {f"output.{name}": tensor for name, tensor in model.output.state_dict().items()}
+    checkpoint.load_weights(model, weights, model_dir)
 
 
 def signal_processing(features: Features) -> Features:
@@ -56,7 +60,7 @@ def main(cfg: TrainStage) -> None:
     lightning.seed_everything(cfg.train.seed, verbose=False)
     model = Conformer(cfg.model, front_end.n_mels, len(pieces))
     if cfg.train.checkpoint:
-        start_weights(model, Path(cfg.train.checkpoint), pieces, front_end)
+        start_weights(model, Path(cfg.train.checkpoint), cfg.train.fresh_output, pieces, front_end)
     speech = survey(manifests, front_end, tokenizer, model, cfg.train)
 
     config = {key: dataclasses.asdict(getattr(cfg, key)) for key in ("model", "train")}

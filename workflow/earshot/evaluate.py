@@ -9,7 +9,6 @@ import heapq
 import itertools
 import multiprocessing
 import os
-import resource
 import signal
 import threading
 import time
@@ -31,6 +30,7 @@ from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.decoders import Decoder, Hypothesis
 from earshot.errors import ArtifactError, ConfigError, DataError
 from earshot.files import read_json, write_json
+from earshot.memory import peak_rss_mib
 from earshot.provenance import provenance
 from earshot.recognizers import Form
 
@@ -291,11 +291,3 @@ def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
 
 def _work(item: Utterance) -> Hypotheses:
     return hypotheses(_process["forms"], _process["decoder"], item)
-
-
-# ---------------------------------------------------------------- results
-
-
-def peak_rss_mib() -> float:
-    """The largest resident memory so far of this process or of one of its children, whichever is larger."""
-    return round(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024, 1)

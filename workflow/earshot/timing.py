@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from earshot import windows
 from earshot.config import SAMPLE_RATE_HZ, Window
 from earshot.corpus.manifest import read_audio
 from earshot.lower.xnnpack import HostProgram, set_threads
+from earshot.memory import peak_rss_mib
 
 WARM_UP_WINDOWS = 3
 
@@ -31,7 +31,7 @@ def host_times(variant_dir: str | Path, window: Window, files: Iterable[str]) ->
     before = torch.get_num_threads()
     try:
         single = _measure(variant_dir, window, audio, 1)
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        rss = peak_rss_mib()
         every = _measure(variant_dir, window, audio, threads)
     finally:
         torch.set_num_threads(before)
@@ -49,7 +49,7 @@ def host_times(variant_dir: str | Path, window: Window, files: Iterable[str]) ->
         "utterance_ms_p95": float(np.percentile(utterance_ms, 95)),
         "threads": threads,
         "timed_utterances": len(audio),
-        "peak_rss_mib": round(rss, 1),
+        "peak_rss_mib": rss,
     }
 
 

@@ -6,7 +6,6 @@ So is one that needs more memory than the target has: its status is over_budget.
 
 from __future__ import annotations
 
-import resource
 import shutil
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from earshot.files import atomic_dir, read_json, sha256, write_json
 from earshot.left_context import FIRST_CACHE
 from earshot.lower import bundle, cycle_report, ethosu, golden, module_names, pte, tosa, vela_database, vela_report
 from earshot.lower.float_tail import TAIL
+from earshot.memory import peak_rss_mib
 from earshot.provenance import provenance
 from earshot.stages import stage
 
@@ -136,8 +136,7 @@ def main(cfg: LowerStage) -> None:
             print(f"{cfg.target.name}: {result['reason']}", file=sys.stderr)
     # From the quantized program to the .pte, the share of all targets of the graph included.
     result["lowering_s"] = round(time.monotonic() - started + graph.get("lowering_s", 0), 2)
-    most_kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    result["peak_rss_mib"] = max(round(most_kib / 1024, 1), graph.get("peak_rss_mib", 0))
+    result["peak_rss_mib"] = max(peak_rss_mib(), graph.get("peak_rss_mib", 0))
     write_json(out / REPORT, {**result, "environment": provenance()})
 
 

@@ -5,7 +5,6 @@ A program that cannot be lowered is a result, not an error: graph.json then has 
 
 from __future__ import annotations
 
-import resource
 import shutil
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from earshot.lower import golden, judge, module_names, pte, to_tosa
 from earshot.lower.float_tail import TAIL
 from earshot.lower.tosa import FRONT_END, GRAPH, PIECES, PROGRAM_REPORT, REPORT
 from earshot.lower.tosa_with_cache import open_graph
+from earshot.memory import peak_rss_mib
 from earshot.quantize import program, schemes
 from earshot.stages import stage
 
@@ -56,8 +56,7 @@ def write_graph(lowered: to_tosa.TosaGraph, result: dict, program_dir: Path, fol
 
 def cost(started: float) -> dict[str, float]:
     """What the lowering has taken since `started`, for graph.json."""
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"lowering_s": round(time.monotonic() - started, 2), "peak_rss_mib": round(peak_kib / 1024, 1)}
+    return {"lowering_s": round(time.monotonic() - started, 2), "peak_rss_mib": peak_rss_mib()}
 
 
 @stage("tosa")

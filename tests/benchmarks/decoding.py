@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
+sys.path.append(str(Path(__file__).parents[1]))
 from counted_arpa import write_arpa
 
 from earshot import lexicon, metrics, recognizers

@@ -16,6 +16,7 @@ import stage_command
 import torch
 
 from earshot.config import Train
+from earshot.corpus.manifest import load_cuts
 from earshot.data import Utterances, batches
 from earshot.files import read_json
 from earshot.model import checkpoint
@@ -86,19 +87,46 @@ def test_state_of_another_training_is_put_aside(train, tmp_path, capsys):
     assert rows(tmp_path / "model") == [0]
 
 
-def test_two_processes_train_one_model(start, tmp_path):
-    """In a job of one task under Slurm, as Snakemake starts one."""
-    environment = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "snakemake", "WEIGHTS": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
-    settings = ["train.epochs=2", "train.batch_s=6", "train.devices=2", "train.accelerator=cpu"]
-    done = start(*settings, module="each_process", **environment)
+def test_two_processes_train_one_model(start, tmp_path, finished):
+    """In a job of one task under Slurm, as Snakemake starts one; they learn what one process would of the batches of both."""
+    environment = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "snakemake", "LEFT": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
+    settings = ["train.epochs=2", "train.batch_s=6", "train.devices=2", "train.accelerator=cpu", "train.accumulate=2"]
+    no_random = ["train.silence_p=0", "train.freq_masks=0", "train.time_masks=0", "model.dropout=0", "train.precision=fp32"]
+    done = start(*settings, *no_random, module="each_process", **environment)
     output, _ = done.communicate(timeout=600)
     assert done.returncode == 0, output
     assert (tmp_path / "model" / "model.safetensors").exists()
     assert output.count("epoch 2/2") == 1
     assert read_json(tmp_path / "model" / "metrics.json")["throughput"]["processes"] == 2
-    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    gradients, (one, other), validated = (
+        [torch.load(tmp_path / f"{what}{rank}.pt", weights_only=True) for rank in (0, 1)] for what in ("gradients", "weights", "validated")
+    )
+    for name, alone in gradients[0]["alone"].items():
+        assert torch.allclose(gradients[0]["together"][name], alone, rtol=1e-3, atol=1e-5 * alone.abs().max().item()), name
+        assert torch.equal(gradients[1]["together"][name], gradients[0]["together"][name])
     trained = [name for name, tensor in one.items() if tensor.is_floating_point() and "running" not in name]
     assert all(torch.equal(one[name], other[name]) for name in trained)
+    (dev,) = finished.glob("results/features/*/*/dev.cuts.jsonl.gz")
+    utterances = {cut.id for cut in load_cuts(dev)}
+    assert set(validated[0]) | set(validated[1]) == utterances and all(len(some) < len(utterances) for some in validated)
+
+
+def test_a_process_that_vanishes_is_told_and_training_goes_on(start, train, capsys):
+    settings = ["train.batch_s=6", "train.accelerator=cpu", "train.epochs=20"]
+    first = start(*settings, "train.devices=2")
+    for line in first.stdout:
+        if line.startswith("epoch 2/20"):
+            children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+            (other,) = (int(pid) for pid in children if b"earshot" in Path(f"/proc/{pid}/cmdline").read_bytes())
+            os.kill(other, signal.SIGKILL)
+            break
+    output, _ = first.communicate(timeout=600)
+    assert first.returncode != 0
+    assert "one of 2 processes of the training has vanished" in output and "goes on from its last checkpoint" in output
+    assert "Traceback" not in output
+    train(*settings, "train.accumulate=2", "train.devices=1")
+    output = capsys.readouterr().out
+    assert "epoch 1/20" not in output and "epoch 20/20" in output
 
 
 @pytest.mark.slow

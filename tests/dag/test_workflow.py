@@ -13,11 +13,14 @@ import mlflow
 import pandas
 import pytest
 import stage_command
-from running import jobs, snakemake
+from counted_arpa import write_arpa
+from running import SWEEP, TINY, jobs, snakemake
 
 from earshot.budget import number
 from earshot.config import Decode, Window
+from earshot.corpus.manifest import load_cuts
 from earshot.decoders import Decoder
+from earshot.pipeline import variants
 from earshot.transcribe import open_program, read_any
 
 
@@ -99,6 +102,22 @@ def test_decodings_are_evaluated_beside_each_other_and_nothing_else_runs(finishe
     again = jobs(snakemake(finished, "--dry-run", sweep=sweep, overrides="decode.lm=my.arpa"))
     evaluated = {"evaluate_float", "evaluate_program", "evaluate_variant", "metrics"}
     assert again == {"lexicon", *evaluated, "report", "track", "variants_list", "verdict"}
+
+
+def test_words_are_found_with_a_language_model_of_ones_own(finished):
+    """The lexicon is made, and the float model decoded with it: all that it writes is in the lexicon."""
+    transcripts = [cut.supervisions[0].text for cut in load_cuts(next(finished.glob("results/corpus/*/train.cuts.jsonl.gz")))]
+    write_arpa(finished / "words.arpa", transcripts)
+    overrides = "decode=lm decode.lm=words.arpa"
+    (variant, *_) = variants({"overrides": " ".join([*TINY, overrides]), "sweep": SWEEP})
+    report = f"results/train/{variant.model}/evaluation{variant.decoding}/{variant.window}.json"
+    snakemake(finished, report, overrides=overrides)
+    (lexicon,) = finished.glob("results/lexicon/*/*.txt")
+    known = {line.split()[0] for line in lexicon.read_text().splitlines()}
+    assert known == {word for text in transcripts for word in text.split()}
+    lines = (finished / report).with_suffix(".utterances.jsonl").read_text().splitlines()
+    written = [word for line in lines for word in json.loads(line)["hypothesis"].split()]
+    assert len(lines) > 3 and set(written) <= known
 
 
 def test_without_a_ladder_there_is_no_job_for_it(finished):

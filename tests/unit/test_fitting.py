@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -114,11 +115,22 @@ def test_the_mean_of_the_best_or_last_epochs_can_be_the_result(train, tmp_path):
     assert read_json(tmp_path / "metrics.json")["dev_wer"] > 0
 
 
+def test_the_moving_average_is_the_result(train, tmp_path):
+    """The slower it moves, the nearer it stays to the weights of the beginning."""
+    weights = []
+    for decay in (0.0, 0.9, 0.9999):
+        train(tmp_path / f"{decay}", "train.epochs=1", f"train.ema_decay={decay}")
+        weights.append(checkpoint.read_weights(tmp_path / f"{decay}" / "model.safetensors")[0]["output.weight"])
+    last, between, first = weights
+    assert 0 < (between - last).norm() < (first - last).norm()
+
+
 def test_a_checkpoint_and_the_metrics_say_where_they_come_from(train, plain):
     _, model = plain
     content = torch.load(model / "state" / "last.ckpt", weights_only=True)
     metrics = read_json(model / "metrics.json")
     assert metrics["provenance"] == content["provenance"]
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", content["provenance"]["commit"])
     assert content["provenance"]["seed"] == "0" and content["provenance"]["torch"] == torch.__version__.split("+")[0]
     assert {"train_sha256", "dev_sha256", "front_end_sha256", "pieces_sha256"} <= content["provenance"].keys()
     throughput = json.loads((model / "state" / "throughput.json").read_text())
@@ -180,6 +192,18 @@ def test_fp16_scales_its_loss_and_leaves_out_a_step_too_far(train, tmp_path, req
     scale = trained_in_fp16(train, tmp_path / "model")
     request.getfixturevalue("steep")
     assert 1 <= trained_in_fp16(train, tmp_path / "steep") < scale
+
+
+def test_fp16_ends_where_no_scale_helps(train, tmp_path, monkeypatch):
+    losses = CtcTraining.losses
+
+    def no_number(task: CtcTraining, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        learned, loss = losses(task, batch)
+        return learned + (0 * learned).abs().sqrt(), loss
+
+    monkeypatch.setattr(CtcTraining, "losses", no_number)
+    message = train.fails(tmp_path / "model", "train.precision=fp16", "train.epochs=20", "train.batch_s=6")
+    assert "the gradient is no finite number any more" in message and "train-" in message
 
 
 def test_the_processes_are_those_that_were_started(monkeypatch):

@@ -39,13 +39,16 @@ def test_a_transcript_too_long_for_its_frames_is_named_and_left_out(train, tmp_p
     corpus = tmp_path / "corpus"
     texts = ["GO", "TURN ON THE LIGHT " * 20, "STOP", "GO LEFT"]
     write_corpus(corpus, [1.0, 1.0, 1.5, 2.0], [text.strip() for text in texts], "train")
-    write_corpus(corpus, [1.0, 1.1], ["GO", "STOP"], "dev")
+    write_corpus(corpus, [1.0, 1.1, 1.0], ["GO", "STOP", texts[1].strip()], "dev")
     stage_command.run("features", f"corpus_dir={corpus}", f"out={tmp_path / 'features'}", "features.jobs=1")
     seen = train(tmp_path / "model", "train.epochs=1", features=tmp_path / "features")
     assert {utterance for batch in seen for utterance in batch} == {"train-0", "train-2", "train-3"}
-    assert "1 of 4 utterances have more pieces than output frames and are left out: train-1" in capsys.readouterr().out
-    left_out = read_json(tmp_path / "model" / "state" / "left_out.json")["utterances"]["train-1"]
-    assert left_out["pieces"] > left_out["output_frames"]
+    output = capsys.readouterr().out
+    assert "train: 1 of 4 utterances have more pieces than output frames and are left out: train-1" in output
+    assert "dev: 1 of 3 utterances have more pieces than output frames and are counted as words, not in the loss: dev-2" in output
+    told = read_json(tmp_path / "model" / "state" / "left_out.json")
+    assert told["utterances"].keys() == {"train-1"} and told["dev_without_loss"].keys() == {"dev-2"}
+    assert told["utterances"]["train-1"]["pieces"] > told["utterances"]["train-1"]["output_frames"]
     assert read_json(tmp_path / "model" / "metrics.json")["left_out"] == 1
 
 

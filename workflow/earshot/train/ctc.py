@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import math
 import random
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
@@ -32,6 +34,15 @@ from earshot.train.throughput import StopWatch
 LOADER_SEEDS = 2
 
 
+@dataclass(frozen=True)
+class Recognised:
+    """An utterance of the development split: its loss, its words, and those that were recognised."""
+
+    loss: float
+    text: str
+    hypothesis: str
+
+
 class CtcTraining(lightning.LightningModule):
     """Trains `model` on `speech`. Lightning leaves the optimization to it, so that a batch can go through the network in parts."""
 
@@ -48,7 +59,7 @@ class CtcTraining(lightning.LightningModule):
         self.window: list[Batch] = []  # batches whose gradients the next step of the optimizer takes
         self.resumed: dict[str, Any] | None = None  # the place that a checkpoint was written at, until it is taken up
         self.epoch_ended: dict[str, Any] | None = None  # random numbers as the last epoch left them
-        self.hypotheses: list[tuple[str, str]] = []
+        self.validated: dict[str, Recognised] = {}  # by utterance
 
     # ------------------------------------------------------------ data
 
@@ -69,6 +80,8 @@ class CtcTraining(lightning.LightningModule):
         return batches(self.speech.manifests["dev"], dataset, self.config.batch_s, 2, self.config.data_workers, False)
 
     def on_after_batch_transfer(self, batch: Batch | AudioBatch, dataloader_idx: int) -> Batch:
+        if self.trainer.training:
+            self.watch.lap("data")
         return batch if isinstance(batch, Batch) else batch.batch(self.dataset.front_end.to(self.device))
 
     # ------------------------------------------------------------ where an interrupted training goes on
@@ -129,8 +142,8 @@ class CtcTraining(lightning.LightningModule):
         return bool(self.window)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
+        self.watch.lap("features")
         audio_s = self._of_all(batch.audio_s)
-        self.watch.lap("data")
         self.watch.steps, self.watch.audio_s = self.watch.steps + 1, self.watch.audio_s + audio_s
         self.seen_s += audio_s
         stepper: Any = self.optimizers()  # one, not a list
@@ -214,9 +227,13 @@ class CtcTraining(lightning.LightningModule):
     def on_before_optimizer_step(self, stepper: torch.optim.Optimizer) -> None:
         parameters = [p for group in stepper.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
-        # With loss scaling a step too far is left out, and the scale lowered.
-        if self.config.precision != "fp16" and not norm.isfinite():
+        if not norm.isfinite() and not self._scale_can_be_lowered():
             self._diverged("gradient", self.window)
+
+    def _scale_can_be_lowered(self) -> bool:
+        """Whether the loss is scaled: then a step too far is left out, and the scale lowered. Below 1 it is not the scale that is wrong."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return scaler is not None and scaler.get_scale() >= 1
 
     def _diverged(self, what: str, seen: list[Batch]) -> None:
         ids = ", ".join(utterance for batch in seen for utterance in batch.ids)
@@ -241,25 +258,28 @@ class CtcTraining(lightning.LightningModule):
     # ------------------------------------------------------------ validation
 
     def on_validation_epoch_start(self) -> None:
-        self.hypotheses = []
+        self.validated = {}
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        losses_b, said = self.recognised(batch)
-        self.log("dev_loss", losses_b.mean(), batch_size=len(batch.ids), sync_dist=True)
-        self.hypotheses += said
+        self.validated |= self.recognised(batch)
 
     def on_validation_epoch_end(self) -> None:
-        self.log("dev_wer", word_error_rate(self.hypotheses), sync_dist=True)
+        """Over the utterances of all processes, each once: a sampler may give the last ones to several."""
+        found: dict[str, Recognised] = {}
+        for of_process in gathered(self.validated):
+            found |= of_process
+        losses = [one.loss for utterance, one in sorted(found.items()) if utterance not in self.speech.without_loss]
+        self.log("dev_loss", sum(losses) / len(losses))
+        self.log("dev_wer", word_error_rate(found.values()))
 
-    def recognised(self, batch: Batch) -> tuple[torch.Tensor, list[tuple[str, str]]]:
-        """The loss of each utterance [B], and its words beside those that are recognised."""
+    def recognised(self, batch: Batch) -> dict[str, Recognised]:
+        """By utterance, what is recognised."""
         logits_btv = self.model(batch.features_btf, batch.lengths_b).float()
         lengths = self.model.output_lengths(batch.lengths_b)
         pieces = self.dataset.tokenizer.pieces
-        said = [
-            (text, decode(logits[:length], pieces, Decode())) for logits, length, text in zip(logits_btv, lengths, batch.texts, strict=True)
-        ]
-        return self.loss(logits_btv, lengths, batch), said
+        losses = self.loss(logits_btv, lengths, batch).tolist()
+        said = [decode(logits[:length], pieces, Decode()) for logits, length in zip(logits_btv, lengths, strict=True)]
+        return dict(zip(batch.ids, map(Recognised, losses, batch.texts, said), strict=True))
 
     @staticmethod
     def loss(logits_btv: torch.Tensor, lengths_b: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -280,9 +300,9 @@ def disagreement(one_btv: torch.Tensor, other_btv: torch.Tensor, lengths_b: torc
     return (sum(divergences) / 2 * speech_bt).sum(1) / target_lengths_b.clamp_min(1)
 
 
-def word_error_rate(said: list[tuple[str, str]]) -> float:
-    """Of pairs of a transcript and what was recognised."""
-    references, hypotheses = zip(*said, strict=True)
+def word_error_rate(said: Iterable[Recognised]) -> float:
+    """Of what was recognised of some utterances."""
+    references, hypotheses = zip(*((one.text, one.hypothesis) for one in said), strict=True)
     return jiwer.wer(list(references), list(hypotheses))
 
 

@@ -24,7 +24,7 @@ from earshot.files import write_json
 from earshot.resuming import fresh_state
 from earshot.train.callbacks import AveragedWeights, Curves, KeptEpochs, Sink
 from earshot.train.checkpoints import Checkpoints, TwoGenerations, newest
-from earshot.train.ctc import CtcTraining, word_error_rate
+from earshot.train.ctc import CtcTraining, Recognised, word_error_rate
 from earshot.train.throughput import Throughput
 
 
@@ -81,7 +81,7 @@ def fit(task: CtcTraining, state: Path, fingerprint: dict, sink: Sink) -> Fitted
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # an attribute of the function
         fresh_state(state, fingerprint)
         newest(state)
-        write_json(state / "left_out.json", {"utterances": task.speech.left_out})
+        write_json(state / "left_out.json", {"utterances": task.speech.left_out, "dev_without_loss": task.speech.without_loss})
     if together:
         strategy.barrier()
     try:
@@ -89,10 +89,11 @@ def fit(task: CtcTraining, state: Path, fingerprint: dict, sink: Sink) -> Fitted
     except DataError as error:  # of a worker: with the traceback that it had there
         raise DataError(str(error).splitlines()[-1].rpartition("DataError: ")[2]) from error
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+        if not (vanished := _vanished(error, trainer.world_size)):
             raise
-        cause = f"a process that loads data has vanished ({(str(error) or type(error).__name__).splitlines()[0]})"
-        remedy = "start again, with fewer train.data_workers where memory is short: training goes on from its last checkpoint"
+        who, fewer = vanished
+        cause = f"{who} has vanished ({(str(error) or type(error).__name__).splitlines()[0]})"
+        remedy = f"start again, with fewer {fewer} where memory is short: training goes on from its last checkpoint"
         raise TrainingError(f"{cause}; {remedy} ({state})") from error
     if not trainer.is_global_zero:
         return None
@@ -103,16 +104,26 @@ def fit(task: CtcTraining, state: Path, fingerprint: dict, sink: Sink) -> Fitted
     return Fitted(weights, dev_wer(task, weights, trainer.strategy.root_device))
 
 
+def _vanished(error: Exception, processes: int) -> tuple[str, str] | None:
+    """Who is no longer there, and what there may be too many of; None where an error says nothing of that."""
+    if not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error):
+        return "a process that loads data", "train.data_workers"
+    # NCCL's errors have a class of their own, gloo's its name.
+    if processes > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+        return f"one of {processes} processes of the training", "train.devices"
+    return None
+
+
 @torch.no_grad()
 def dev_wer(task: CtcTraining, weights: dict[str, torch.Tensor], device: torch.device) -> float:
     """The word error rate of these weights on the development split, computed in this process alone."""
     task.model.load_state_dict(weights)
     task.to(device).eval()
-    said = []
+    said: dict[str, Recognised] = {}
     for batch in batches(task.speech.manifests["dev"], task.dataset, task.config.batch_s, 2, 0, False, alone=True):
         batch.features_btf, batch.lengths_b = batch.features_btf.to(device), batch.lengths_b.to(device)
-        said += task.recognised(batch)[1]
-    return word_error_rate(said)
+        said |= task.recognised(batch)
+    return word_error_rate(said.values())
 
 
 def precision(config: Train) -> list[MixedPrecision]:

@@ -27,7 +27,10 @@ class Speech:
     manifests: dict[str, Path]  # train and dev, with features or without
     train_s: float = 0.0  # seconds in an epoch, at the mean of the speeds
     longest_s: float = 0.0  # the longest utterance, at the lowest speed
-    left_out: dict[str, dict[str, int]] = field(default_factory=dict)  # id: pieces of the transcript and output frames there are
+    # Utterances whose transcripts have more pieces than there are output frames to write them in, id: both counts. Those of train are left
+    # out; those of dev count as words, not in the loss, which is infinite.
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    without_loss: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def learns_from(self, cut: MonoCut) -> bool:
         """Whether the utterance is none of those left out."""
@@ -35,44 +38,66 @@ class Speech:
 
 
 def survey(manifests: dict[str, Path], front_end: FrontEnd, tokenizer: Tokenizer, model: Conformer, config: Train) -> Speech:
-    """Look at all utterances of the training split.
+    """Look at all utterances.
 
     Raises:
         ArtifactError: the stored features are not those of the front end.
         ConfigError: the audio is to be perturbed, but features are stored.
-        DataError: an utterance is longer than a batch may be, or none is left to learn from.
+        DataError: an utterance is longer than a batch may be, or none is left to learn from, or to find a loss of.
     """
     found, count = Speech(manifests), 0
     for cut in load_cuts(manifests["train"]):
         if not count:
             _check_features(cut, front_end, manifests["train"], config)
         count += 1
-        targets = tokenizer.encode(cut.supervisions[0].text)
-        needed = len(targets) + sum(a == b for a, b in itertools.pairwise(targets))  # a blank must stand between equal pieces
-        frames = cut.num_frames if cut.has_features else front_end.frames(int(cut.num_samples / max(config.speeds)))
-        outputs = int(model.output_lengths(frames))
-        if needed > outputs:
-            found.left_out[cut.id] = {"pieces": needed, "output_frames": outputs}
+        if too_long := _too_long(cut, front_end, tokenizer, model, max(config.speeds)):
+            found.left_out[cut.id] = too_long
             continue
         found.train_s += cut.duration
         found.longest_s = max(found.longest_s, cut.duration / min(config.speeds))
     found.train_s *= sum(1 / speed for speed in config.speeds) / len(config.speeds)
-    if count == len(found.left_out):
-        reason = "every transcript has more pieces than there are output frames to write them in"
-        raise DataError(f"{manifests['train']}: {reason}; lower the subsampling of the model, or raise tokenizer.vocab_size")
+    _tell(found.left_out, count, manifests["train"], "left out")
+    dev_count = 0
+    for cut in load_cuts(manifests["dev"]):
+        if not dev_count:
+            _check_features(cut, front_end, manifests["dev"], config)
+        dev_count += 1
+        if too_long := _too_long(cut, front_end, tokenizer, model, 1.0):
+            found.without_loss[cut.id] = too_long
+    _tell(found.without_loss, dev_count, manifests["dev"], "counted as words, not in the loss")
     if count - len(found.left_out) < config.buckets:
         raise DataError(f"train.buckets={config.buckets}: there are only {count - len(found.left_out)} utterances; lower it, or add speech")
     if found.longest_s > config.batch_s:
         remedy = "raise it, or lower corpus.max_duration_s"
         raise DataError(f"train.batch_s={config.batch_s}: the longest utterance has {found.longest_s:.1f} s; {remedy}")
-    if found.left_out:
-        named = ", ".join(list(found.left_out)[:NAMED]) + (" ..." if len(found.left_out) > NAMED else "")
-        print(f"{len(found.left_out)} of {count} utterances have more pieces than output frames and are left out: {named}", flush=True)
     return found
 
 
+def _too_long(cut: MonoCut, front_end: FrontEnd, tokenizer: Tokenizer, model: Conformer, speed: float) -> dict[str, int] | None:
+    """The pieces that an utterance needs and the output frames that it has at this speed, if those are fewer."""
+    targets = tokenizer.encode(cut.supervisions[0].text)
+    needed = len(targets) + sum(a == b for a, b in itertools.pairwise(targets))  # a blank must stand between equal pieces
+    frames = cut.num_frames if cut.has_features else front_end.frames(int(cut.num_samples / speed))
+    outputs = int(model.output_lengths(frames))
+    return {"pieces": needed, "output_frames": outputs} if needed > outputs else None
+
+
+def _tell(too_long: dict[str, dict[str, int]], count: int, manifest: Path, what: str) -> None:
+    """
+    Raises:
+        DataError: it is so of all of them.
+    """
+    if too_long and count == len(too_long):
+        reason = "every transcript has more pieces than there are output frames to write them in"
+        raise DataError(f"{manifest}: {reason}; lower the subsampling of the model, or raise tokenizer.vocab_size")
+    if too_long:
+        named = ", ".join(list(too_long)[:NAMED]) + (" ..." if len(too_long) > NAMED else "")
+        split = manifest.name.partition(".")[0]
+        print(f"{split}: {len(too_long)} of {count} utterances have more pieces than output frames and are {what}: {named}", flush=True)
+
+
 def _check_features(cut: MonoCut, front_end: FrontEnd, manifest: Path, config: Train) -> None:
-    """The first utterance stands for all: its stored features are computed once more."""
+    """The first utterance of a split stands for all: its stored features are computed once more."""
     if not cut.has_features:
         return
     if config.perturbs_audio:

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import Callback
 
 from earshot.files import write_json
 
-PARTS = ("data", "forward", "backward", "optimizer", "other")  # other: the moving average of the weights, checkpoints
+# data: waiting for a batch, and bringing it to the device; features: computing them there; other: the moving average, checkpoints
+PARTS = ("data", "features", "forward", "backward", "optimizer", "other")
 
 
 class StopWatch:

@@ -1,11 +1,11 @@
 """A training step (forward, CTC loss, backward, AdamW) of our Conformer against torchaudio.models.Conformer of equal size.
 
-    python tests/benchmarks/training.py
+    python tests/benchmarks/training.py  # after the demo, whose corpus it takes
     python tests/benchmarks/training.py --cuts results/corpus/local_speech_9h/train.cuts.jsonl.gz
 
 Both get the same subsampling in front, the same output layer behind, the same optimizer, padded batches and precision, in the same run, a
 step of the one after a step of the other. torchaudio's Conformer has no relative positions, so its layers are given the width of
-feed-forward that makes the parameters equal. With --cuts batches have the lengths of real utterances: ours as training draws them, by like
+feed-forward that makes the parameters equal. Those of --cuts have the lengths of real utterances: ours as training draws them, by like
 duration; the peer's both those and others of as many seconds drawn at random. The limit of the machine is what the matrix products and
 convolutions of such a step would take by themselves at the measured rate of a large matrix product.
 """
@@ -35,6 +35,7 @@ from earshot.model import Conformer
 from earshot.model.subsampling import ConvSubsampling
 
 N_MELS, OUTPUTS, FRAMES_PER_S = 80, 129, 100
+DEMO = Path("results/corpus/synth/train.cuts.jsonl.gz")
 
 
 class Peer(torch.nn.Module):
@@ -169,12 +170,16 @@ def main() -> None:
     parser.add_argument("--model", default="conformer_s", help="a file of conf/model")
     parser.add_argument("--utterances", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=12.0, help="of the longest utterance; the shortest has four fifths of it")
-    parser.add_argument("--cuts", type=Path, help="a manifest of the corpus step: batches of its utterances besides")
+    parser.add_argument(
+        "--cuts", type=Path, default=DEMO, help="a manifest of the corpus step: its utterances, by default those of the demo"
+    )
     parser.add_argument("--batch-s", type=float, default=100.0, help="seconds of audio in a batch of --cuts, padding counted")
     parser.add_argument("--batches", type=int, default=8, help="of --cuts")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="conformer_xs, one repeat")
     args = parser.parse_args()
+    if not args.cuts.exists():
+        parser.error(f"{args.cuts}: no such file; run `snakemake --cores all`, or give --cuts of another corpus")
     name, repeats = ("conformer_xs", 1) if args.quick else (args.model, args.repeats)
     config = Model(**OmegaConf.load(CONF_DIR / "model" / f"{name}.yaml"))
     torch.manual_seed(0)
@@ -188,10 +193,9 @@ def main() -> None:
     result["where"] = where_time_goes(own, config, batch)
     if is_native():
         result["bf16"] = compare(own, peer, same, bf16=True)
-    if args.cuts:
-        bucketed, mixed = drawn(args.cuts, args.batch_s, args.batches)
-        for key, others in (("same_batches", bucketed), ("bucketing_counted_in", mixed)):
-            result[key] = compare(own, peer, [(bucketed[:1], others[:1]), (bucketed, others)])
+    bucketed, mixed = drawn(args.cuts, args.batch_s, args.batches)
+    for key, others in (("same_batches", bucketed), ("bucketing_counted_in", mixed)):
+        result[key] = compare(own, peer, [(bucketed[:1], others[:1]), (bucketed, others)])
     print(json.dumps(result))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import resource
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from earshot.data import Batch, Utterances
 from earshot.errors import ConfigError
 from earshot.files import read_json
 from earshot.model import checkpoint
-from earshot.train import CtcTraining, fitting
+from earshot.train import CtcTraining, checkpoints, fitting
 from earshot.train.callbacks import KeptEpochs
 from earshot.train.checkpoints import TwoGenerations
 
@@ -43,6 +45,17 @@ def test_an_interrupted_training_repeats_and_loses_nothing(train, tmp_path, nois
     assert same_weights(tmp_path / "whole", tmp_path / "pieces")
     names = {utterance.split("_sp")[0] for batch in whole for utterance in batch}
     assert len(names) == UTTERANCES and (kind == "stored") != any("_sp1.1" in utterance for batch in whole for utterance in batch)
+
+
+def test_a_checkpoint_is_written_after_so_many_seconds_and_each_epoch(train, tmp_path, monkeypatch):
+    clock, saved = itertools.count(step=100.0), []
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(TwoGenerations, "save_checkpoint", lambda _, content, path, **options: saved.append(content["training"]))
+    batches = train(tmp_path / "model", "train.epochs=1", "train.batch_s=6", "train.checkpoint_every_s=350")
+    *between, of_epoch = [place["batches"] for place in saved]
+    apart = {later - earlier for earlier, later in itertools.pairwise(between)}
+    assert of_epoch == 0 and len(between) >= 2 and apart == {4}
+    assert len(batches) > between[-1]
 
 
 def test_of_a_truncated_checkpoint_the_one_before_it_is_used(train, plain, tmp_path, capsys):
@@ -220,6 +233,10 @@ def test_the_processes_are_those_that_were_started(monkeypatch):
     assert fitting.processes(Train(devices=2, accelerator="cpu")) == []
     with pytest.raises(ConfigError, match="torchrun started 2 processes"):
         fitting.processes(Train(devices=1, accelerator="cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"train\.devices=4: 2 GPUs are visible"):
+        fitting.processes(Train(devices=4, accelerator="gpu"))
 
 
 def test_a_place_within_an_epoch_belongs_to_its_number_of_processes(train, tmp_path):

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 import stage_command
 import torch
 from small_training import UTTERANCES
 from tiny_recognizer import noise, write_corpus
 
-from earshot import feature_store
-from earshot.config import Train
+from earshot import curves, feature_store
+from earshot.config import SAMPLE_RATE_HZ, Train
 from earshot.corpus.manifest import load_cuts
 from earshot.data import Utterances
 from earshot.errors import ConfigError, DataError
@@ -142,3 +143,22 @@ def test_speed_noise_and_rooms(speech, noises):
     assert not np.array_equal(changed(said, "a"), replace(changed, epoch=1)(said, "a"))
     with pytest.raises(ConfigError, match="speeds"):
         Train(speeds=[0.1])
+
+    path = noises / "response.flac"
+    soundfile.write(path, response, SAMPLE_RATE_HZ)
+    in_one = perturb.Perturbation(Train(rooms_p=1.0), [], [path])
+    assert np.allclose(in_one(said, "a"), heard, atol=1e-3)
+    some = [perturb.Perturbation(Train(rooms_p=0.5), [], [path])(said, f"{i}") for i in range(40)]
+    assert 5 < sum(not np.array_equal(one, said) for one in some) < 35
+
+
+def test_a_training_hears_rooms(train, tmp_path):
+    response = np.zeros(4000, np.float32)
+    response[[100, 2500, 3900]] = 1.0, 0.8, 0.6
+    (tmp_path / "rooms" / "smallroom").mkdir(parents=True)
+    soundfile.write(tmp_path / "rooms" / "smallroom" / "Room001.wav", response, SAMPLE_RATE_HZ)
+    rooms = ["train.epochs=1", f"train.rooms={tmp_path / 'rooms'}"]
+    for part in (0.0, 1.0):
+        train(tmp_path / f"{part}", *rooms, f"train.rooms_p={part}", features="live")
+    (dry,), (heard,) = (curves.read(tmp_path / f"{part}" / "curves.csv") for part in (0.0, 1.0))
+    assert dry["train_loss"] != heard["train_loss"]

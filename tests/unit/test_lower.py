@@ -7,6 +7,7 @@ import pickle
 import shutil
 import signal
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -104,6 +105,18 @@ def test_a_graph_is_judged_by_the_reference_model(npu):
         judge.compare(graph, given, "the golden signal")
     with pytest.raises(ArtifactError, match=r"on .* input: .* differ"), judge.extremes_compared(graph) as compared:
         compared()
+
+
+def test_a_graph_is_used_while_it_is_judged(npu):
+    graph, usual = IntegerGraph(npu), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # what one thread must not disturb in another, it disturbs at once
+    try:
+        with judge.extremes_compared(graph) as compared:
+            for i in range(10_000):
+                setattr(graph, f"made_{i}", None)  # as it keeps its executor, once made
+            assert compared() == 2
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def test_the_readme_of_the_bundle_has_this_variants_numbers(npu):

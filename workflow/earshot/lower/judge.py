@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -66,8 +67,10 @@ def extremes_compared(graph: IntegerGraph) -> Iterator[Callable[[], int]]:
         yield lambda: _compared(graph, given, {what: graph.reference(*integers) for what, integers in given.items()})
         return
     # Forked, as a new process would import for longer than most graphs take; the forks do nothing but run the reference model.
+    # Pickled here and now: the pool would do it in a thread of its own, while the block has the graph make its executor.
+    pickled = pickle.dumps(graph)
     with ProcessPoolExecutor(len(given), multiprocessing.get_context("fork")) as pool:
-        waiting = {what: pool.submit(graph.reference, *integers) for what, integers in given.items()}
+        waiting = {what: pool.submit(_reference, pickled, integers) for what, integers in given.items()}
 
         def finished() -> int:
             try:
@@ -77,6 +80,10 @@ def extremes_compared(graph: IntegerGraph) -> Iterator[Callable[[], int]]:
             return _compared(graph, given, wanted)
 
         yield finished
+
+
+def _reference(pickled: bytes, integers: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...] | None:
+    return pickle.loads(pickled).reference(*integers)
 
 
 def _compared(graph: IntegerGraph, given: dict, wanted: dict) -> int:

@@ -37,7 +37,7 @@ from earshot.model.npu.attention import NpuSelfAttention, attend, shift_two
 from earshot.model.npu.layers import Normalise, NpuConvolution, NpuFeedForward
 from earshot.model.npu.subsampling import NpuSubsampling
 from earshot.quantize import program, schemes
-from earshot.quantize.calibrate import fit_window
+from earshot.windows import fit_window
 
 N_MELS = 80
 FORMS = {"npu": "form.npu_form=true", "plain": "form.npu_form=false"}

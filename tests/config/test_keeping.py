@@ -1,4 +1,4 @@
-"""What is composed once is not composed again, unless something that it depends on has changed."""
+"""What is composed or read once is not composed or read again, unless something that it depends on has changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from earshot import composing, config, keeping
+from earshot import composing, config, keeping, source_digest
 from earshot.errors import ConfigError
 from earshot.pipeline import proposed, variants
 from earshot.search.proposals import uniform
@@ -100,3 +100,26 @@ def test_what_a_search_proposed_is_kept_as_it_was_made(tmp_path):
     made = keeping.kept_variants(asked, lambda: proposed(search, found), tmp_path)
     assert [one.choices["quant"] for one in made] == ["int8_pc", "mixed"]
     assert keeping.kept_variants(asked, lambda: pytest.fail("composed again"), tmp_path) == made
+
+
+def test_a_changed_file_of_the_package_is_read_again(tmp_path, monkeypatch):
+    package = shutil.copytree(source_digest.PACKAGE, tmp_path / "earshot", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(keeping, "__file__", str(package / "keeping.py"))
+
+    def times() -> int:
+        keeping._sources.cache_clear()
+        made = []
+        keeping.kept("source_digests", lambda: made.append(1), tmp_path / "kept")
+        return len(made)
+
+    assert [times(), times()] == [1, 0]
+    for file in ("model/attention.py", "lower/device/front_end.c"):
+        with open(package / file, "a") as source:
+            source.write("\n")
+        assert [times(), times()] == [1, 0]
+
+
+def test_each_stage_has_a_digest():
+    digests = source_digest.source_digests()
+    assert {"corpus", "train", "quantize", "tosa", "lower", "evaluate", "report"} <= digests.keys()
+    assert digests["lower"] == source_digest.source_digest("lower") != digests["tosa"]

@@ -16,7 +16,7 @@ from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
 from earshot.files import sha256
 from earshot.quantize import program, schemes
-from earshot.quantize.calibrate import fit_window
+from earshot.windows import fit_window
 
 WINDOW = ("window=4s", "window.seconds=2", "window.overlap_s=0.5")
 

@@ -16,8 +16,8 @@ from earshot.lower import golden
 from earshot.lower.tosa_executor.executor import Executor
 from earshot.lower.tosa_with_cache import open_graph
 from earshot.quantize import program
-from earshot.quantize.calibrate import fit_window
 from earshot.stages import evaluate, lower, parity, quantize, tosa, transcribe
+from earshot.windows import fit_window
 
 WINDOW = ("window=4s", "window.seconds=2", "window.overlap_s=0.6")
 SECONDS = [1.0, 2.0, 2.5, 5.3]

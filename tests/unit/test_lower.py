@@ -26,7 +26,7 @@ from earshot.errors import ArtifactError
 from earshot.lower import ethosu, judge, tosa_operators
 from earshot.lower.tosa import IntegerGraph
 from earshot.quantize import program
-from earshot.quantize.calibrate import fit_window
+from earshot.windows import fit_window
 
 pytestmark = pytest.mark.xdist_group("lower")
 

@@ -13,11 +13,12 @@ from stage_command import fails, run
 from tiny_recognizer import PIECES, noise, write_corpus, write_model
 from variants_on_disk import content
 
+from earshot import windows
 from earshot.config import Calib, Part, Quant, Window
 from earshot.config.search import Compared
 from earshot.files import read_json, write_json
 from earshot.model import checkpoint
-from earshot.quantize import calibrate, observing, program, schemes, sensitivity
+from earshot.quantize import observing, program, schemes, sensitivity
 from earshot.quantize.laboratory import Laboratory
 from earshot.quantize.mixing import FLOAT, MixedNetwork
 from earshot.search import candidates
@@ -51,7 +52,7 @@ def bench(folder):
     """The exported network of the model, inputs that it is calibrated on, and the mixed network of both schemes."""
     recognizer = checkpoint.load(folder / "model")
     exported = program.export(recognizer.model.for_window(200), recognizer.model, (1, 200, 80))
-    inputs = [(calibrate.fit_window(recognizer.front_end(noise(2.0, i)), recognizer.front_end, 200),) for i in range(3)]
+    inputs = [(windows.fit_window(recognizer.front_end(noise(2.0, i)), recognizer.front_end, 200),) for i in range(3)]
     prepared = {
         name: observing.observed(exported, schemes.quantizer(quant, Calib(), "u85", exported.graph_module), inputs)
         for name, quant in SCHEMES.items()
@@ -81,7 +82,7 @@ def test_each_scheme_has_the_weights_that_its_program_has(folder):
     folders = {"model_dir": str(folder / "model"), "corpus_dir": str(folder / "corpus")}
     network = Laboratory(Compared(schemes=schemes_, calib=calib, window=window, **folders)).network(SCHEMES, calib, "")
     recognizer = checkpoint.load(folder / "model")
-    x = calibrate.fit_window(recognizer.front_end(noise(2.0, 5)), recognizer.front_end, 200)
+    x = windows.fit_window(recognizer.front_end(noise(2.0, 5)), recognizer.front_end, 200)
     network.mix(lambda operator: FLOAT)
     with torch.no_grad():
         assert torch.allclose(network(x), recognizer.model(x), atol=1e-4)

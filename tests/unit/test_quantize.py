@@ -13,10 +13,11 @@ from tiny_recognizer import PIECES, noise, write_corpus, write_model
 from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
+from earshot import windows
 from earshot.config import CONF_DIR, Calib, CalibPart, Quant, register, typed
 from earshot.corpus.manifest import load_cuts, read_audio
 from earshot.model import checkpoint
-from earshot.quantize import calibrate, fake, program, schemes
+from earshot.quantize import fake, program, schemes
 from earshot.quantize.observers import PercentileObserver, QuickHistogramObserver
 
 SECONDS = [0.7, 1.0, 1.5, 2.0, 2.5, 3.0]
@@ -55,7 +56,7 @@ def test_the_quantized_program_says_about_what_the_network_says(folder, made, re
     quantized, recognizer = program.load(request.getfixturevalue(made)), checkpoint.load(folder / "model")
     assert quantized.window_frames == 200
     assert quantized.pieces == PIECES
-    features = calibrate.fit_window(quantized.front_end(noise(1.3, 7)), quantized.front_end, 200)[0]
+    features = windows.fit_window(quantized.front_end(noise(1.3, 7)), quantized.front_end, 200)[0]
     with torch.no_grad():
         logits = recognizer.model(features[None])[0]
     error = quantized(features) - logits
@@ -76,11 +77,11 @@ def test_the_report_names_what_was_calibrated_on_and_how_each_layer_is_stored(fo
 
 def test_short_speech_is_padded_with_silence_and_long_speech_is_cut(folder, front_end):
     short, long = (front_end(read_audio(folder / "corpus" / f"train-{i}.flac")) for i in (0, 5))
-    x = calibrate.fit_window(short, front_end, 200)[0]
+    x = windows.fit_window(short, front_end, 200)[0]
     spoken = front_end.frames(round(0.7 * 16000))
     assert torch.equal(x[:spoken], short)
     assert torch.equal(x[spoken:], front_end.silence().expand(200 - spoken, -1))
-    assert torch.equal(calibrate.fit_window(long, front_end, 200)[0], long[:200])
+    assert torch.equal(windows.fit_window(long, front_end, 200)[0], long[:200])
 
 
 @pytest.mark.parametrize("same", ["id", "audio"])

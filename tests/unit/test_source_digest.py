@@ -22,10 +22,10 @@ def test_an_edit_changes_the_digests_that_it_concerns(tmp_path, monkeypatch):
     def digests() -> dict[str, str]:
         for function in (source_digest.imports, source_digest.modules, source_digest.source_digest):
             function.cache_clear()
-        return {stage: source_digest.source_digest(stage) for stage in ("train", "tokenizer", "corpus", "lower")}
+        return {stage: source_digest.source_digest(stage) for stage in ("train", "tokenizer", "quantize", "lower")}
 
     for file, line, concerned in (
-        ("model/attention.py", "\nX = 1\n", {"train", "lower"}),
+        ("model/attention.py", "\nX = 1\n", {"train", "quantize"}),
         ("lower/device/front_end.c", "/* more */\n", {"lower"}),
     ):
         before = digests()

@@ -9,9 +9,10 @@ from tiny_recognizer import noise, write_corpus, write_model
 from torch import nn
 from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
 
+from earshot import windows
 from earshot.config import Part, Quant
 from earshot.model import checkpoint
-from earshot.quantize import calibrate, program, weights
+from earshot.quantize import program, weights
 
 LAYERS = {
     "linear": (lambda: nn.Linear(24, 16), (8, 24)),
@@ -75,7 +76,7 @@ def test_the_stage_rounds_as_calibration_asks_for(tmp_path):
     run("quantize", "quant=int8_pc", "calib=minmax64", "calib.weights=compensated", *given, "window.seconds=2", "window.overlap_s=0.5")
     assert json.loads((tmp_path / "out" / "quantize.json").read_text())["calibration"]["weights"] == "compensated"
     quantized, recognizer = program.load(tmp_path / "out"), checkpoint.load(model)
-    features = calibrate.fit_window(quantized.front_end(noise(1.3, 7)), quantized.front_end, 200)[0]
+    features = windows.fit_window(quantized.front_end(noise(1.3, 7)), quantized.front_end, 200)[0]
     with torch.no_grad():
         logits = recognizer.model(features[None])[0]
     assert 10 * torch.log10(logits.square().sum() / (quantized(features) - logits).square().sum()) > 18  # dB

@@ -1,4 +1,4 @@
-"""What Hydra composed, kept on disk.
+"""What follows from configuration and source, kept on disk: what Hydra composed, the digests of the stages' source.
 
 Snakemake reads the workflow anew for each run, and twice in each job of a cluster; to compose all variants takes some seconds each time.
 """
@@ -55,10 +55,11 @@ def _digest(words: str) -> str:
 
 @functools.cache
 def _sources() -> tuple[str, tuple[str, ...]]:
-    """A digest of all that makes configurations of words, and the variables of the environment that conf/ names."""
+    """A digest of conf/ and of this package, and the variables of the environment that conf/ names."""
     digest = hashlib.sha256()
     names: set[str] = set()
-    for path in (*sorted(CONF_DIR.rglob("*.yaml")), *sorted(Path(__file__).parent.rglob("*.py"))):
+    package = (path for path in Path(__file__).parent.rglob("*.*") if path.parent.name != "__pycache__")
+    for path in (*sorted(CONF_DIR.rglob("*.yaml")), *sorted(package)):
         content = path.read_bytes()
         digest.update(f"\0{path}\0{len(content)}\0".encode() + content)
         names.update(ENVIRONMENT.findall(content.decode(errors="replace")) if path.suffix == ".yaml" else ())

@@ -70,3 +70,8 @@ def source_digest(stage: str) -> str:
     for module in modules(stage):
         digest.update(module.encode() + b"\0" + b"\0".join(path.read_bytes() for path in sources(module)) + b"\0")
     return digest.hexdigest()[:16]
+
+
+def source_digests() -> dict[str, str]:
+    """The digest of each stage."""
+    return {path.stem: source_digest(path.stem) for path in sorted((PACKAGE / "stages").glob("[a-z]*.py"))}

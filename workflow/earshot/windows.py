@@ -110,6 +110,12 @@ def layout(window_frames: int, overlap_s: float, front_end: FrontEnd, grid: Outp
     return made
 
 
+def fit_window(features: torch.Tensor, front_end: FrontEnd, window_frames: int) -> torch.Tensor:
+    """The first `window_frames` frames of features [T, n_mels], padded with silence at the end: [1, window_frames, n_mels]."""
+    padding = front_end.silence().expand(max(0, window_frames - len(features)), -1)
+    return torch.cat([features[:window_frames], padding]).unsqueeze(0)
+
+
 def cut(features: torch.Tensor, piece: Piece, layout: Layout, silence: torch.Tensor) -> torch.Tensor:
     """The input [layout.frames, n_mels] of one window: features [T, n_mels] of the utterance, padded with `silence` [n_mels] at the end."""
     part = features[piece.start : piece.start + layout.frames]

@@ -9,17 +9,19 @@ from shlex import quote
 from earshot import resources
 from earshot.errors import EarshotError
 from earshot.hydra_words import hydra_value
-from earshot.keeping import kept_variants
+from earshot.keeping import kept, kept_variants
 from earshot.language_model import KNOWN as language_models
 from earshot.naming import slug
 from earshot.pipeline import FORM, NAMES, variants
-from earshot.source_digest import source_digest
+from earshot.source_digest import source_digests
 from snakemake.exceptions import WorkflowError
 
 try:
     VARIANTS = kept_variants(config, lambda: variants(config))
 except EarshotError as error:
     raise WorkflowError(str(error))
+
+SOURCES = kept("source_digests", source_digests)  # by stages: a rule runs again where the source is another that its stage reaches
 
 experiment_name = f"experiment_name={hydra_value(VARIANTS[0].config['experiment_name'])}"
 

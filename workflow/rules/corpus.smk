@@ -16,7 +16,7 @@ rule corpus:
     params:
         arguments=arguments("corpus"),
         settings=settings("corpus"),
-        source=source_digest("corpus"),
+        source=SOURCES["corpus"],
         out=subpath(output.summary, parent=True),
     shell:
         "python -m earshot.stages.corpus {params.arguments} out={params.out:q} 2>&1 | tee {log:q}"

@@ -30,6 +30,6 @@ rule lexicon:
     resources:
         **needs("lexicon"),
     params:
-        source=source_digest("lexicon"),
+        source=SOURCES["lexicon"],
     shell:
         "python -m earshot.stages.lexicon lm={input.lm:q} tokenizer_model={input.tokenizer:q} out={output:q} 2>&1 | tee {log:q}"

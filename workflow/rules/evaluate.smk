@@ -18,7 +18,7 @@ rule evaluate_float:
         arguments=arguments("decode", "evaluation", "window"),
         settings=settings("decode", "evaluation", "window"),
         decoding=decoding_arguments,
-        source=source_digest("evaluate"),
+        source=SOURCES["evaluate"],
         subject=subpath(input.subject, parent=True),
         corpus_dir=subpath(input.test, parent=True),
     shell:
@@ -47,7 +47,7 @@ rule evaluate_program:
         arguments=arguments("decode", "evaluation", "window"),
         settings=settings("decode", "evaluation"),
         decoding=decoding_arguments,
-        source=source_digest("evaluate"),
+        source=SOURCES["evaluate"],
         subject=subpath(input.subject, parent=True),
         corpus_dir=subpath(input.test, parent=True),
     shell:
@@ -76,7 +76,7 @@ rule evaluate_variant:
         arguments=arguments("decode", "evaluation", "window"),
         settings=settings("decode", "evaluation"),
         decoding=decoding_arguments,
-        source=source_digest("evaluate"),
+        source=SOURCES["evaluate"],
         subject=subpath(input.subject, parent=True),
         corpus_dir=subpath(input.test, parent=True),
     shell:
@@ -110,7 +110,7 @@ rule metrics:
         **needs("metrics"),
     params:
         variant=lambda wildcards: owner(wildcards).id,
-        source=source_digest("metrics"),
+        source=SOURCES["metrics"],
         corpus=corpus_name,
         choices=choices,
         config=resolved,

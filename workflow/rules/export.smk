@@ -27,7 +27,7 @@ rule export_model:
         arguments=arguments("window"),
         export=export_arguments,
         settings=settings("window", "export"),
-        source=source_digest("export_model"),
+        source=SOURCES["export_model"],
         model_dir=subpath(input.weights, parent=True),
         out=subpath(output.report, parent=True),
     shell:

@@ -20,7 +20,7 @@ rule features:
     params:
         arguments=arguments("features"),
         settings=settings("features"),
-        source=source_digest("features"),
+        source=SOURCES["features"],
         corpus_dir=subpath(input.train, parent=True),
         out=subpath(output.stats, parent=True),
     shell:

@@ -17,7 +17,7 @@ rule tosa:
     resources:
         **needs("tosa"),
     params:
-        source=source_digest("tosa"),
+        source=SOURCES["tosa"],
         program_dir=subpath(input.program, parent=True),
     shell:
         "python -m earshot.stages.tosa program_dir={params.program_dir:q} 2>&1 | tee {log:q}"
@@ -39,7 +39,7 @@ rule lower:
     params:
         arguments=arguments("target"),
         settings=settings("target"),
-        source=source_digest("lower"),
+        source=SOURCES["lower"],
         program_dir=subpath(input.program, parent=True),
         out=subpath(output.report, parent=True),
     shell:

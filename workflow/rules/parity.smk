@@ -24,7 +24,7 @@ rule parity:
     params:
         arguments=arguments("parity", "window"),
         settings=settings("parity", "window"),
-        source=source_digest("parity"),
+        source=SOURCES["parity"],
         model_dir=subpath(input.weights, parent=True),
         program_dir=subpath(input.program, parent=True),
         variant_dir=lambda wildcards, input: Path(input.variant).parent if input.variant else "",

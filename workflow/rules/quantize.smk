@@ -21,7 +21,7 @@ rule quantize:
     params:
         arguments=arguments("quant", "calib", "window", "form"),
         settings=settings("quant", "calib", "window", "form"),
-        source=source_digest("quantize"),
+        source=SOURCES["quantize"],
         model_dir=subpath(input.weights, parent=True),
         corpus_dir=subpath(input.train, parent=True),
         out=subpath(output.program, parent=True),

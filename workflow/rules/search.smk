@@ -33,7 +33,7 @@ rule sensitivity:
         settings=search_settings("sensitivity", "calib", "window", "form", "decode"),
         schemes=table_schemes,
         decoding=decoding_arguments,
-        source=source_digest("sensitivity"),
+        source=SOURCES["sensitivity"],
         model_dir=subpath(input.weights, parent=True),
         corpus_dir=subpath(input.train, parent=True),
         out=subpath(output.table, parent=True),
@@ -66,7 +66,7 @@ rule search:
         schemes=search_schemes,
         calibrations=search_calibrations,
         decoding=decoding_arguments,
-        source=source_digest("search"),
+        source=SOURCES["search"],
         uniform=listed("uniform"),
         family=lambda wildcards: searched(wildcards).family,
         model_dir=subpath(input.weights, parent=True),
@@ -92,7 +92,7 @@ checkpoint propose:
     params:
         arguments=search_arguments("search", "budget"),
         settings=search_settings("search", "budget"),
-        source=source_digest("propose"),
+        source=SOURCES["propose"],
         measured=listed("measured"),
         calibration=lambda wildcards: searched(wildcards).choices["calib"],
     shell:
@@ -117,7 +117,7 @@ rule search_result:
     params:
         arguments=search_arguments("search", "budget"),
         settings=search_settings("search", "budget"),
-        source=source_digest("search_result"),
+        source=SOURCES["search_result"],
         rounds=listed("rounds"),
         measured=listed("measured"),
         out=subpath(output.result, parent=True),

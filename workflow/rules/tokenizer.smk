@@ -16,7 +16,7 @@ rule tokenizer:
     params:
         arguments=arguments("tokenizer"),
         settings=settings("tokenizer"),
-        source=source_digest("tokenizer"),
+        source=SOURCES["tokenizer"],
         corpus_dir=subpath(input[0], parent=True),
         out=subpath(output.model, parent=True),
     shell:

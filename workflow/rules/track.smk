@@ -58,7 +58,7 @@ rule report:
     resources:
         **needs("report"),
     params:
-        source=source_digest("report"),
+        source=SOURCES["report"],
         tables=listed("tables"),
         searches=listed("searches"),
         title=lambda wildcards: hydra_value(VARIANTS[0].config["experiment_name"]),  # a text with braces would be a pattern
@@ -87,7 +87,7 @@ rule track:
     params:
         arguments=arguments("tracking"),
         settings=settings("tracking"),
-        source=source_digest("track"),
+        source=SOURCES["track"],
         searches=listed("searches"),
         tables=listed("tables"),
         experiment=lambda wildcards: experiment_name,
@@ -110,7 +110,7 @@ rule verdict:
     resources:
         **needs("verdict"),
     params:
-        source=source_digest("verdict"),
+        source=SOURCES["verdict"],
         searches=listed("searches"),
     shell:
         "python -m earshot.stages.verdict table={input.table:q} searches={params.searches:q} out={output:q} 2>&1 | tee {log:q}"

@@ -28,7 +28,7 @@ rule train:
     params:
         arguments=arguments("model", "train"),
         settings=settings("model", "train"),
-        source=source_digest("train"),
+        source=SOURCES["train"],
         features_dir=subpath(input.front_end, parent=True),
         tokenizer_dir=subpath(input.tokenizer, parent=True),
         out=subpath(output.weights, parent=True),
@@ -61,7 +61,7 @@ rule import_checkpoint:
         arguments=arguments("features"),
         imported=import_arguments,
         settings=settings("features", "imported"),
-        source=source_digest("import_checkpoint"),
+        source=SOURCES["import_checkpoint"],
         out=subpath(output.weights, parent=True),
     shell:
         "python -m earshot.stages.import_checkpoint {params.arguments} {params.imported} out={params.out:q} 2>&1 | tee {log:q}"

@@ -16,7 +16,7 @@ from earshot.golden_signal import golden_audio
 from earshot.lower import judge
 from earshot.lower.tosa import IntegerGraph
 from earshot.lower.tosa_with_cache import IntegerGraphWithCache
-from earshot.quantize.calibrate import fit_window
+from earshot.windows import fit_window
 
 ENDS = ("audio", "features", "input", "output")
 ENDS_WITH_CACHE = ("audio", "features", "input", "cache_input", "output", "cache_output")

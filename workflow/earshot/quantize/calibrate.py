@@ -120,12 +120,6 @@ def check_apart(chosen: list[Utterance], corpus_dir: str | Path) -> None:
                 )
 
 
-def fit_window(features: torch.Tensor, front_end: FrontEnd, window_frames: int) -> torch.Tensor:
-    """The first `window_frames` frames of features [T, n_mels], padded with silence at the end: [1, window_frames, n_mels]."""
-    padding = front_end.silence().expand(max(0, window_frames - len(features)), -1)
-    return torch.cat([features[:window_frames], padding]).unsqueeze(0)
-
-
 def speech(utterance: Utterance, front_end: FrontEnd) -> torch.Tensor:
     """Features [T, n_mels] of an utterance.
 
@@ -149,7 +143,7 @@ def inputs(chosen: Iterable[Utterance], front_end: FrontEnd, window_frames: int)
         DataError: the audio of one cannot be used, or is silent.
     """
     for utterance in chosen:
-        yield (fit_window(speech(utterance, front_end), front_end, window_frames),)
+        yield (windows.fit_window(speech(utterance, front_end), front_end, window_frames),)
 
 
 def inputs_with_cache(

@@ -32,7 +32,8 @@ from earshot.features import FrontEnd
 from earshot.files import atomic, damage
 from earshot.model import Conformer
 from earshot.quantize import fake
-from earshot.quantize.calibrate import Utterance, fit_window
+from earshot.quantize.calibrate import Utterance
+from earshot.windows import fit_window
 
 STATE, CURVES = "training.pt", "curves.csv"
 Inputs = list[tuple[torch.Tensor, ...]]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import executorch.kernels.quantized  # noqa: F401 (registers the kernels of quantize and dequantize)
 import torch
+from executorch.backends.xnnpack._passes.convert_to_sdpa import ConvertToSDPAPass
+from executorch.backends.xnnpack._passes.convert_to_upsample_bilinear2d import ConvertToUpsampleBilinear2d
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.extension.pybindings import portable_lib
 from executorch.runtime import Runtime, Verification
 from torch.export import ExportedProgram
+from torch.fx.passes.infra.pass_base import PassResult
 
 from earshot.errors import ArtifactError
 from earshot.features import FrontEnd
@@ -17,6 +22,7 @@ from earshot.files import read_json, sha256
 from earshot.lower import edge
 from earshot.lower.edge import Lowered
 from earshot.model.subsampling import OutputGrid
+from earshot.quantize.replacing import replaced
 from earshot.tokenizer import read_pieces
 
 PTE, REPORT, PROGRAM_REPORT, FRONT_END, PIECES = "model.pte", "lower.json", "quantize.json", "front_end.json", "tokenizer.pieces"
@@ -24,7 +30,22 @@ PTE, REPORT, PROGRAM_REPORT, FRONT_END, PIECES = "model.pte", "lower.json", "qua
 
 def lower(exported: ExportedProgram) -> Lowered:
     """Lower a program, quantized or not, to XNNPACK; what XNNPACK does not take is left to ExecuTorch's portable kernels."""
-    return edge.finish(edge.lower(exported, XnnpackPartitioner()), quantized=False)
+    with _needed_patterns(exported):
+        return edge.finish(edge.lower(exported, XnnpackPartitioner()), quantized=False)
+
+
+@contextlib.contextmanager
+def _needed_patterns(exported: ExportedProgram) -> Iterator[None]:
+    """Without the passes that look for an operator's parts where the program has no such operator: each lowers examples of it first, which
+    takes longer than a small program.
+    """
+    operators = " ".join({str(node.target) for node in exported.graph.nodes})
+    passes = {"upsample_bilinear2d": ConvertToUpsampleBilinear2d, "scaled_dot_product_attention": ConvertToSDPAPass}
+    with contextlib.ExitStack() as stack:
+        for operator, looks_for in passes.items():
+            if operator not in operators:
+                stack.enter_context(replaced(looks_for, "call", lambda self, module: PassResult(module, False)))
+        yield
 
 
 def set_threads(threads: int) -> None:

@@ -130,6 +130,20 @@ def test_a_process_that_vanishes_is_told_and_training_goes_on(start, train, caps
 
 
 @pytest.mark.slow
+def test_one_of_several_that_runs_out_of_memory_goes_on_with_smaller_parts(start, tmp_path):
+    """Its device takes half of the longest batches; the other's takes all."""
+    settings = ["train.epochs=2", "train.batch_s=10", "train.silence_p=0", "train.devices=2", "train.accelerator=cpu"]
+    outputs = []
+    while not outputs or "out of memory" in outputs[-1]:
+        done = start(*settings, module="short_of_memory", FRAMES="700", PYTHONPATH=str(Path(__file__).parent))
+        outputs.append(done.communicate(timeout=600)[0])
+        assert "Traceback" not in outputs[-1]
+        assert (done.returncode != 0) == ("out of memory in one of 2 processes; start again" in outputs[-1]), outputs[-1]
+    assert len(outputs) > 1 and "epoch 2/2" in outputs[-1]
+    assert read_json(tmp_path / "model" / "state" / "memory.json")["limit_s"] < 7
+
+
+@pytest.mark.slow
 def test_killed_under_torchrun_it_goes_on_as_if_it_had_not_been(start, tmp_path):
     """Two processes, killed in the middle of an epoch: the weights in the end are those of a training that was left alone."""
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

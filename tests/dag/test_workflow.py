@@ -14,7 +14,7 @@ import pandas
 import pytest
 import stage_command
 from counted_arpa import write_arpa
-from running import SWEEP, TINY, jobs, snakemake
+from running import ROOT, SWEEP, TINY, jobs, snakemake
 
 from earshot.budget import number
 from earshot.config import Decode, Window
@@ -217,6 +217,16 @@ def test_a_variant_that_cannot_be_lowered_is_a_row(finished):
     """On the U55, 16-bit attention stays on the CPU: the row says so, the table is made, and the exit status tells it."""
     row = failed_row(finished, "quant=a16w8 window=4s target=u55_128", "quant.families=[u85,u55]")
     assert row["status"] == "failed" and "left to the CPU" in row["reason"]
+
+
+def test_a_thousand_hours_are_planned_for_a_cluster(tmp_path):
+    """`experiment=librispeech_960` as docs/training.md has it, on four GPUs of a Slurm cluster."""
+    profile, devices = ROOT / "workflow" / "profiles" / "slurm", "train.devices=4 train.accumulate=2"
+    words = ["--dry-run", "--workflow-profile", str(profile)]
+    done = snakemake(tmp_path, *words, tiny=[], overrides=devices, sweep="", experiment="librispeech_960")
+    assert jobs(done) > {"corpus", "features", "tokenizer", "train", "quantize", "tosa", "lower", "evaluate_program"}
+    (training,) = re.findall(r"rule train:\n(?:    .*\n)+", done.stdout)
+    assert "conformer_s-librispeech_960" in training and "gpu=4" in training
 
 
 def test_a_wrong_choice_stops_before_any_job(tmp_path):

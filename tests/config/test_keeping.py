@@ -14,6 +14,12 @@ from earshot.search.proposals import uniform
 ASKED = {"sweep": "quant=int8_pc,a16w8", "overrides": "train.epochs=3"}
 
 
+@pytest.fixture(autouse=True)
+def no_options_read(monkeypatch):
+    """As in a process of its own: an option is read once, with the environment of then."""
+    monkeypatch.setattr(composing, "_options", {})
+
+
 @pytest.fixture
 def conf(tmp_path, monkeypatch):
     """A copy of conf/, to change."""

@@ -1,4 +1,5 @@
-"""Two profiles of Hypothesis: a plain run tries few inputs, the same each time, so that no commit fails by chance; `many` draws others."""
+"""Profiles of Hypothesis: a plain run tries few inputs and `many` (in CI) twenty times as many, the same each time, so that no commit fails by
+chance; `others` draws as many anew, to hunt with."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from hypothesis import settings
 from trying import PLAIN, TRIED
 
 settings.register_profile("plain", PLAIN)
-settings.register_profile("many", PLAIN, max_examples=2000, derandomize=False, print_blob=True)
+settings.register_profile("many", PLAIN, max_examples=2000)
+settings.register_profile("others", PLAIN, max_examples=2000, derandomize=False, print_blob=True)
 settings.load_profile("plain")
 
 

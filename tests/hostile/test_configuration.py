@@ -100,6 +100,11 @@ def test_any_value_of_a_key_is_taken_or_refused_in_one_line(data, schema, value)
         one_line(error)
 
 
+def test_a_line_break_in_a_value_is_shown_as_one_writes_it():
+    with pytest.raises(ConfigError, match=r"^Export\.formats=.*: \\n\\x1b is no format"):
+        config.typed(OmegaConf.merge(OmegaConf.structured(config.Export), {"formats": ["\n\x1b"]}))
+
+
 @pytest.mark.parametrize("value", ["nan", ".inf", "-.inf"])
 def test_no_number_is_no_number(value):
     with pytest.raises(ConfigError, match=r"Train.lr=.*: must be a finite number"):

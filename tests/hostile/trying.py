@@ -14,7 +14,7 @@ TRIED = [0]  # in this process
 
 
 def tries(percent: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Try a property (`@given` below) with so many inputs for each hundred of the profile (`--hypothesis-profile many`), and count them."""
+    """Try a property (`@given` below) with so many inputs for each hundred of the profile (`--hypothesis-profile`), and count them."""
 
     def wrap(check: Callable[..., None]) -> Callable[..., None]:
         inner = check.hypothesis.inner_test

@@ -6,7 +6,10 @@ class EarshotError(Exception):
 
 
 class ConfigError(EarshotError):
-    """A configuration key, type, value or combination that cannot be used."""
+    """A configuration key, type, value or combination that cannot be used: one line, whatever the value holds."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class DataError(EarshotError):

@@ -58,7 +58,7 @@ def _mapping(value: Any, key: str) -> dict[str, Any]:
         try:
             value = OmegaConf.to_container(OmegaConf.load(value), resolve=True)
         except Exception as error:
-            raise ConfigError(f"{key}={value}: cannot be read as a YAML or JSON file ({error})") from error
+            raise ConfigError(f"{key}={value}: cannot be read as a YAML or JSON file ({' '.join(str(error).split())})") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{key}={value!r}: give a mapping, {key}={{quant: int8_pc}}, or the path of a YAML or JSON file")
     return value

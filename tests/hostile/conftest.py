@@ -1,5 +1,5 @@
-"""Profiles of Hypothesis: a plain run tries few inputs and `many` (in CI) twenty times as many, the same each time, so that no commit fails by
-chance; `others` draws as many anew, to hunt with."""
+"""Profiles of Hypothesis: a plain run tries few inputs and `many` (in CI) twenty times as many, the same each time, so that no commit fails
+by chance; `others` draws as many anew, to hunt with."""
 
 from __future__ import annotations
 

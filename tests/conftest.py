@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 from collections.abc import Generator
@@ -20,14 +19,6 @@ from running import snakemake
 
 from earshot.config import Features
 from earshot.features import FrontEnd
-
-# What is imported while tests are collected stays: Python's collector looks at none of it, then or later.
-gc.disable()
-
-
-def pytest_collection_finish() -> None:
-    gc.freeze()
-    gc.enable()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -69,6 +69,11 @@ def test_a_sweep_is_in_hydra_s_grammar():
     assert all("u55_" in id for id in ids)
 
 
+def test_a_sweep_may_be_of_several_texts():
+    host, npu = "quant=fp32,fp16 target=host", "quant=int8_pc target=u85_256"
+    assert variants({"sweep": [host, npu]}) == [*variants({"sweep": host}), *variants({"sweep": npu})]
+
+
 def test_the_points_of_a_large_sweep_are_what_each_is_by_itself():
     """They are put together of groups that were composed once; by itself, a point is composed as a whole."""
     settings = {"overrides": "calib.seed=7 train.epochs=3"}
@@ -253,6 +258,10 @@ def test_what_a_search_proposes_is_a_variant_that_its_stages_understand():
         ({"decode": "librispeech_3gram", "overrides": "decode.lm_checksum=crc:1"}, "not sha256:HEX or md5:HEX"),
         ({**IMPORT, "decode": "librispeech_3gram"}, "decode.lexicon=FILE"),
         ({"sweep": "quant=int8_pc,"}, "quant"),
+        ({"sweep": ["quant=int8_pc", "quant=int9"]}, "int9"),
+        ({"sweep": 8}, "--config sweep=8: neither a text of KEY=VALUE words nor a list"),
+        ({"sweep": {"quant": "int8_pc"}}, "--config sweep={'quant': 'int8_pc'}: neither"),
+        ({"overrides": False}, "--config overrides=False: neither"),
         ({"overrides": "tracking.uri=https://me:secret@host:1"}, "give https://host without .* MLFLOW_TRACKING_TOKEN"),
     ],
 )

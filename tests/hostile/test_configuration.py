@@ -77,10 +77,10 @@ def test_a_group_of_which_nothing_is_chosen_is_told(group):
 
 
 @tries(6)
-@given(text=st.text() | st.lists(WORDS, max_size=2).map(" ".join), key=st.sampled_from(["overrides", "sweep"]))
-def test_a_text_that_is_no_words_is_refused_in_one_line(text, key):
+@given(value=st.text() | st.lists(WORDS, max_size=2).map(" ".join) | VALUES, key=st.sampled_from(["overrides", "sweep"]))
+def test_what_is_no_words_is_refused_in_one_line(value, key):
     with pytest.raises(ConfigError) as error:
-        variants({"target": "none_such", key: text})  # whatever the text says, that target is not there
+        variants({"target": "none_such", key: value})  # whatever the value says, that target is not there
     one_line(error.value)
 
 

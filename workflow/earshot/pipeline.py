@@ -130,9 +130,9 @@ class Variant:
 def variants(settings: Mapping[str, Any]) -> list[Variant]:
     """The variants that `snakemake --config` asks for, in the order of the sweep.
 
-    `settings` may hold `experiment`, any group (`model=conformer_s`), `sweep` (text in Hydra's multirun grammar) and `overrides` (words
-    such as `train.epochs=3`, for keys with dots, which Snakemake's own --config does not take). With `checkpoint`, a file that is imported
-    instead of a training, `tokenizer` is its tokenizer's file.
+    `settings` may hold `experiment`, any group (`model=conformer_s`), `sweep` (text in Hydra's multirun grammar, or a list of such) and
+    `overrides` (words such as `train.epochs=3`, for keys with dots, which Snakemake's own --config does not take). With `checkpoint`, a
+    file that is imported instead of a training, `tokenizer` is its tokenizer's file.
 
     Raises:
         ConfigError: an unknown key, choice or type, a scheme that a target cannot take, or two points of one name.
@@ -140,7 +140,7 @@ def variants(settings: Mapping[str, Any]) -> list[Variant]:
     base = base_overrides(settings)
     try:
         with composing.configuration():
-            sweeps = [settings["sweep"]] if settings.get("sweep") else assembling.composed(base).values["sweep"]
+            sweeps = _texts("sweep", settings.get("sweep")) or assembling.composed(base).values["sweep"]
             found = _variants(base, [point for text in sweeps or [""] for point in composing.points(text)])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from error
@@ -164,11 +164,21 @@ def base_overrides(settings: Mapping[str, Any]) -> list[str]:
         elif key in (*GROUPS, "experiment"):
             words.append(f"{key}={value}")
         elif key == "overrides":
-            words.extend(composing.words_of(key, value) if isinstance(value, str) else map(str, value))
+            words.extend(composing.words_of(key, value) if isinstance(value, str) else _texts(key, value))
         elif key != "sweep":
             known = ", ".join(("experiment", "sweep", "overrides", "checkpoint", *GROUPS))
             raise ConfigError(f"--config {key}={value}: unknown key; use one of {known} (dotted keys: --config overrides='train.epochs=3')")
     return words
+
+
+def _texts(key: str, value: Any) -> list[str]:
+    """The texts that a --config entry gives: one, several, or, where it is empty, none."""
+    if value is None or value == "":
+        return []
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"--config {key}={value}: neither a text of KEY=VALUE words nor a list of such texts")
+    return texts
 
 
 def _variants(first: Sequence[str], points: Sequence[Sequence[str]]) -> list[Variant]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from one_node import DAEMONS, PROFILE, Slurm, daemons
+from one_node import DAEMONS, PROFILE, SWEEP, TWO_PROCESSES, Slurm, daemons
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,11 +33,11 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 @pytest.fixture(scope="session")
 def finished(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the demo's variants, of a tiny model, have run to their end on Slurm; a job that has two GPUs trained it in two processes."""
+    """Where variants of a tiny model have run to their end on Slurm; a job that has two GPUs trained it in two processes."""
     directory, profile = tmp_path_factory.mktemp("workflow"), tmp_path_factory.mktemp("profile")
     content = yaml.safe_load((PROFILE / "config.yaml").read_text())  # copied and edited, as docs/cluster.md has it
     content["set-resources"]["train"]["gpu"] = 2
     (profile / "config.yaml").write_text(yaml.safe_dump(content))
-    output, status = slurm.run(directory, profile=profile, sweep="", parity="off", overrides="train.devices=2 train.accelerator=cpu")
+    output, status = slurm.run(directory, profile=profile, sweep=json.dumps(SWEEP), parity="off", overrides=TWO_PROCESSES)
     assert status == 0, output
     return directory

@@ -15,9 +15,17 @@ SCRIPT = Path(__file__).with_name("slurm.sh")
 PROFILE = ROOT / "workflow" / "profiles" / "slurm"
 # That of tests/running.py, with names short enough for Slurm's plugin.
 TINY = [
-    "corpus.train_minutes=1 corpus.dev_minutes=0.2 corpus.test_minutes=0.3 corpus.train_voices=6",
+    "corpus.train_minutes=1 corpus.test_minutes=0.3 corpus.train_voices=6",
     "tokenizer.vocab_size=64 model.dim=16 model.layers=1 model.subsampling_channels=[4,4] train.epochs=2",
     "calib.utterances=4 evaluation.reference_utterances=1 evaluation.timing_utterances=2",
+]
+TWO_PROCESSES = "train.devices=2 train.accelerator=cpu"
+# Every scheme of conf/quant/ but the demo's, which .ci/run runs as they are; for each family of targets, and with a table of sensitivity.
+SWEEP = [
+    "quant=int8_uint8_io,a8w4 window=4s target=u85_256 search=sensitivity sensitivity=quick",
+    "quant=int8_float_out,mixed window=4s target=u55_256",
+    "quant=int8_pc_qat,a8w4_qat window=4s target=u55_256 quant.qat.steps=2 quant.qat.period=2 quant.qat.batch=2 quant.qat.dev_utterances=2",
+    "quant=bf16,xnnpack_int8,mixed_host window=4s target=host",
 ]
 CORES = 8  # of the node, as the script declares it
 DAEMONS = {"slurmctld", "slurmd"}

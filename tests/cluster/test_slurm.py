@@ -5,22 +5,23 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
-from one_node import CORES, TINY
-from running import SWEEP
+from one_node import CORES, SWEEP, TINY, TWO_PROCESSES
+from running import SWEEP as ONE_SCHEME
 
 from earshot import resources
+from earshot.config import CONF_DIR
 from earshot.files import read_json
 from earshot.pipeline import Variant, variants
 
 EVALUATED = {"evaluate_float", "evaluate_program", "evaluate_variant"}
 SENT = {"corpus", "features", "tokenizer", "train", "quantize", "sensitivity", "tosa", "lower", *EVALUATED}
-TWO = "train.devices=2 train.accelerator=cpu"
 EPOCHS = 12  # of the training that is cancelled after two: enough to be cancelled in
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "OUT_OF_MEMORY", "TIMEOUT"}
 
@@ -32,22 +33,38 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 
 def tiny(overrides: str) -> Variant:
-    return variants({"overrides": " ".join([*TINY, overrides]), "sweep": SWEEP})[0]
+    return variants({"overrides": " ".join([*TINY, overrides]), "sweep": ONE_SCHEME})[0]
 
 
-def test_the_variants_of_the_demo_run_to_their_end(finished, slurm):
-    of_demo = variants({"overrides": " ".join([*TINY, TWO])})
-    with open(finished / "results" / "report" / "variants.csv", newline="") as stream:
-        assert {(row["variant"], row["status"]) for row in csv.DictReader(stream)} == {(variant.id, "ok") for variant in of_demo}
+def report(folder: Path) -> list[dict[str, str]]:
+    """The rows of its table of variants."""
+    with open(folder / "results" / "report" / "variants.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_variants_run_to_their_end(finished, slurm):
+    asked = variants({"overrides": " ".join([*TINY, TWO_PROCESSES]), "sweep": SWEEP})
+    assert {row["variant"] for row in report(finished)} == {variant.id for variant in asked}
     assert (finished / "results" / "report" / "verdict.json").exists()
     jobs = slurm.jobs(finished)
     assert {job.rule for job in jobs} == SENT
-    assert len([job for job in jobs if job.rule == "lower"]) == len(of_demo)
+    assert len([job for job in jobs if job.rule == "lower"]) == len(asked) >= len(variants({}))  # the demo's size
     assert {job.state for job in jobs} == {"COMPLETED"}
 
 
+def test_each_scheme_gives_a_program_with_its_figures(finished):
+    rows, of_demo = report(finished), {variant.choices["quant"] for variant in variants({})}
+    assert {re.split("[-+]", row["scheme"])[0] for row in rows} == {path.stem for path in CONF_DIR.glob("quant/*.yaml")} - of_demo
+    for row in rows:
+        assert row["status"] == "ok" and float(row["wer"]) >= 0 and float(row["pte_kib"]) > 0, row
+        on_npu = not row["variant"].endswith("host")
+        assert bool(row["npu_cycles"]) == on_npu, row
+        float_tail = on_npu and row["scheme"].startswith("int8_float_out")
+        assert (int(row["operators_cpu"] or 0) > 2) == float_tail, row  # two are the ends of a program
+
+
 def test_each_step_asks_for_what_it_needs(finished, slurm):
-    config = tiny(TWO).config
+    config = tiny(TWO_PROCESSES).config
     of_rule = {job.rule: job for job in slurm.jobs(finished)}
     for step in ("corpus", "lower", "tosa"):  # whose input has no hours
         asked = resources.request(step, config, [], 1)
@@ -67,12 +84,12 @@ def test_two_processes_train_in_one_job(finished, slurm):
 
 def test_a_job_that_is_killed_for_memory_gets_more(copy, slurm):
     """A tokenizer that takes more than its first attempt asks for, and less than its second."""
-    variant = tiny(TWO)
+    variant = tiny(TWO_PROCESSES)
     tokenizer = f"results/tokenizer/{variant.tokenizer}/tokenizer.model"
     first = resources.request("tokenizer", variant.config, [], 1).mem_mb
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent / "hungry"), os.environ.get("PYTHONPATH")]))
     hungry = {**os.environ, "PYTHONPATH": path, "EARSHOT_TEST_MB": str(round(1.05 * first))}
-    process = slurm.begin(copy, tokenizer, "--forcerun", "tokenizer", environment=hungry, overrides=TWO)
+    process = slurm.begin(copy, tokenizer, "--forcerun", "tokenizer", environment=hungry, overrides=TWO_PROCESSES)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     killed, again = slurm.jobs(copy)

@@ -6,11 +6,13 @@ import json
 
 import pytest
 import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from lowering import WINDOW, check_damaged, features, sqnr_db, write_small
 from stage_command import run
 from tiny_recognizer import PIECES
 
 from earshot.config import Part, Quant
+from earshot.lower import edge, xnnpack
 from earshot.lower.xnnpack import HostProgram
 from earshot.quantize import program, schemes
 
@@ -26,6 +28,14 @@ def test_the_runtime_computes_what_the_quantized_program_says(programs, host):
     pte(torch.zeros_like(x))
     assert torch.equal(pte(x), logits)
     assert "npu" not in json.loads((host / "lower.json").read_text())
+
+
+def test_the_passes_of_xnnpack_that_are_left_out_would_find_nothing(programs, host, tmp_path):
+    given = (f"model_dir={programs / 'model'}", f"corpus_dir={programs / 'corpus'}", *WINDOW, "family=host")
+    run("quantize", "quant=fp32", *given, f"out={tmp_path / 'float'}")
+    for directory in (programs / "host", tmp_path / "float"):
+        exported = program.read(directory / program.PROGRAM)
+        assert xnnpack.lower(exported).pte == edge.finish(edge.lower(exported, XnnpackPartitioner()), quantized=False).pte
 
 
 HOST_SCHEMES = {
